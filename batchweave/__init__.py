@@ -1,0 +1,109 @@
+"""BatchWeave: transactional global batches for training, in open tables.
+
+Producers publish each training step's data for all ranks at once; ranks read their slice of each
+step, in one global order, exactly once; analysts query the same table with SQL.
+"""
+
+from __future__ import annotations
+
+from batchweave.batch import Batch
+from batchweave.catalog import Catalog
+from batchweave.errors import (
+    BatchWeaveError,
+    Fenced,
+    InvalidBatch,
+    InvalidInput,
+    InvalidMesh,
+    InvalidName,
+    InvalidSettings,
+    NotAStream,
+    NotCommitted,
+    ObjectExists,
+    ObjectNotFound,
+    PendingLimit,
+    ProducerClosed,
+    ProducerError,
+    SchemaMismatch,
+    StepReclaimed,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    StreamCorrupted,
+    StreamError,
+    StreamExists,
+    StreamNotFound,
+    StreamSealed,
+    UnsupportedFormat,
+    UnsupportedType,
+)
+from batchweave.mesh import Mesh, Share
+from batchweave.producer import Producer, Receipt
+from batchweave.reader import Reader
+from batchweave.settings import ProducerSettings, ReaderSettings
+from batchweave.state import CheckpointState, ProducerState, StreamState
+from batchweave.stream import Stream
+from batchweave.table import BatchEntry, Part
+
+
+def load_catalog(name: str = "default", **properties: str) -> Catalog:
+    """Open a catalog of streams, following pyiceberg's conventions.
+
+    Properties given here win over ``~/.pyiceberg.yaml`` and ``PYICEBERG_CATALOG__…``. The embedded
+    default needs no server: ``load_catalog("local", type="object-store", warehouse="./warehouse")``.
+
+    Raises:
+        InvalidSettings: an unknown type, or a property missing.
+    """
+    # Here and not above: formats and SQL engines take a second to import, readers of a class don't.
+    from batchweave.catalogs import open_tables
+    from batchweave.sql.session import query
+
+    return Catalog(name, open_tables(name, properties), query)
+
+
+__all__ = [
+    "Batch",
+    "BatchEntry",
+    "BatchWeaveError",
+    "Catalog",
+    "CheckpointState",
+    "Fenced",
+    "InvalidBatch",
+    "InvalidInput",
+    "InvalidMesh",
+    "InvalidName",
+    "InvalidSettings",
+    "Mesh",
+    "NotAStream",
+    "NotCommitted",
+    "ObjectExists",
+    "ObjectNotFound",
+    "Part",
+    "PendingLimit",
+    "Producer",
+    "ProducerClosed",
+    "ProducerError",
+    "ProducerSettings",
+    "ProducerState",
+    "Reader",
+    "ReaderSettings",
+    "Receipt",
+    "SchemaMismatch",
+    "Share",
+    "StepReclaimed",
+    "StoreDenied",
+    "StoreError",
+    "StoreFull",
+    "StoreUnavailable",
+    "Stream",
+    "StreamCorrupted",
+    "StreamError",
+    "StreamExists",
+    "StreamNotFound",
+    "StreamSealed",
+    "StreamState",
+    "UnsupportedFormat",
+    "UnsupportedType",
+    "load_catalog",
+]

@@ -1,0 +1,473 @@
+"""DAC, Decentralized Adaptive Commit: when a producer tries a commit.
+
+This module owns one decision and nothing else.  It has no clock, does no I/O, starts no threads
+and draws randomness only from a generator that is handed in, so that the producer and the
+simulation (`tests/bench/dac_simulation.py`) drive the same code.  It imports the standard library
+only.  The idea of a commit controller without a coordinator is that of the BatchWeave paper
+(arXiv 2605.09994); the protocol below is our own.
+
+The problem.  An attempt reads the head, writes, and ends in a compare-and-swap: the window L.
+It loses if anyone commits within its window.  If N producers attempt at random, each once in an
+interval T, an attempt loses with q = 1 - exp(-(N - 1) L / T), so low waste needs a T of many
+times N L, and retries at once cost N attempts a commit.  But losing is not what limits the
+table: the first of several rivals always commits, so up to 1 / L commits a second get through
+(unlike ALOHA, which collapses), and one commit carries all that is pending.  What the controller
+decides is therefore how fresh batches are and how many requests are wasted, not throughput.
+
+The protocol is reservation ALOHA over the table itself.  Every commit announces, for its
+producer, when that producer will try next: its turn.  Everyone reads the turns with the head that
+an attempt reads anyway, and together they are a calendar.
+
+* Table clock.  Turns need a common clock, and wall clocks may be skewed.  Each commit carries
+  `clock_us`, its author's estimate of the table time at which it lands.  A reader knows that it
+  is now at least that late, so it moves its own offset forward to it and never back (as in
+  Lamport clocks).  On a busy table all agree within a fraction of a window.
+* Slots.  Time is cut into slots of `slot_us`, 1.25 windows: room for the window and its jitter.
+  A turn is the beginning of a slot.  `window_us` is a smoothed estimate of the window that every
+  committer updates with what it measured itself.  `slot_us` follows it in rare steps, because
+  each step moves the slots under turns that are already announced.
+* Turns.  A producer that commits books the first free slot that is neither sooner than it has
+  something to say (the time of its next batch, plus freshness, less a window) nor sooner than one
+  round: (live producers + recent joiners) slots.  With all slots in use this is round robin, at
+  T = 1.25 * 8/7 * N * window_us, about 1.6 N L.  Batches wait for at most one round: p99 is
+  about T + L, and since turns do not overlap, nearly every attempt commits.
+* Open slots.  Every eighth slot is never booked.  Newcomers, and producers that lost an attempt
+  or let a turn pass, pick at random among the next m free slots.  m doubles with each loss up to
+  twice the number of recent joiners: as many are likely to come still.  Where U of them spread
+  over m slots, U / m attempts make one commit, and slots are still not wasted.  The round leaves
+  room for as many joiners as came in the last one, so membership doubles every round.
+* Giving way.  An attempt begins with a head read.  If that shows the slot to belong to another,
+  the attempt is put off before anything is written: a probe, about a tenth of a window.  After
+  four probes in a row it goes ahead regardless, so that waiting is bounded.
+
+Leaving needs no message: a turn that passes unused is free, and two rounds later its producer no
+longer counts.  Alone, no slots are kept: a commit lands when the oldest batch reaches the
+freshness target.  When contention makes the target unreachable, contention wins.
+
+What it needs in the table's state: three integers in all (`Pace`) and one for each producer
+(`turn_us`), written with each commit as `begin` returned them.  They are hints: a wrong or
+missing one costs attempts or freshness, and never safety, which rests on the compare-and-swap.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = [
+    "Claim",
+    "CommitPolicy",
+    "Controller",
+    "DacSettings",
+    "Outcome",
+    "Pace",
+    "Peer",
+    "View",
+    "next_pace",
+]
+
+_MICROSECONDS = 1_000_000
+
+# One slot in eight stays open: enough for stray retries, and it costs 1/7 of a round.
+_OPEN_EVERY = 8
+# A slot starts at 1.25 windows and is kept while it is between 1.15 and 1.45 of them.
+_SLOT_PERCENT = 125
+_SLOT_PERCENT_MIN = 115
+_SLOT_PERCENT_MAX = 145
+# A longer window than thought moves the estimate eight times as fast as a shorter one: it
+# settles near the upper quarter of what is measured, and slots should fit most windows.
+_RISE_DIVISOR = 8
+_FALL_DIVISOR = 64
+# Early picks of a loser: small, so that a single loss costs a few slots; then doubled.
+_PICK_SLOTS_MIN = 16
+_PICK_SLOTS_MAX = 4096
+_LOSSES_MAX = 12
+_DEFERRALS_MAX = 4
+# A producer whose turn passed counts as live for two rounds more.
+_LIVE_ROUNDS = 2
+_LIVE_SLOTS_MIN = 16
+# Bounds on what is believed of the table's state and of one's own measurements.
+_WINDOW_US_MIN = 100
+_WINDOW_US_MAX = 60 * _MICROSECONDS
+_TURN_AHEAD_US_MAX = 3600 * _MICROSECONDS
+
+
+class Outcome(enum.Enum):
+    """How an attempt ended; `UNKNOWN` if that could not be found out."""
+
+    COMMITTED = "committed"
+    LOST = "lost"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What all committers share, as the last commit left it; zeros in a new table."""
+
+    clock_us: int = 0
+    window_us: int = 0
+    slot_us: int = 0
+
+
+class Peer(Protocol):
+    """What the table's state says of one producer; zero as turn means none."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def opened_version(self) -> int: ...
+    @property
+    def turn_us(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A head just read, as far as the controller looks at it; it keeps no reference to it."""
+
+    version: int
+    pace: Pace
+    producers: Mapping[str, Peer]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the commit must write into the table's state: the pace and the producer's turn."""
+
+    pace: Pace
+    turn_us: int
+
+
+class CommitPolicy(Protocol):
+    """What drives commits; `Controller` is the one in use, others exist to compare with it.
+
+    The caller states what is pending, sleeps until `next_attempt_s` (asking again after each
+    publish or flush), reads the head and calls `begin`.  `None` means: write nothing, ask
+    `next_attempt_s` again.  A claim means: write it with the commit, then call `attempted`.
+    """
+
+    def pending(self, batches: int, size_bytes: int, oldest_s: float | None) -> None:
+        """State what waits for a commit, and when the oldest of it was published."""
+
+    def flush(self) -> None:
+        """Ask to have what is pending committed without waiting for freshness."""
+
+    def next_attempt_s(self, now_s: float) -> float | None:
+        """When to read the head and call `begin`; `None` while nothing is pending."""
+
+    def begin(self, view: View, now_s: float) -> Claim | None:
+        """Decide, on a head just read, whether to go on with an attempt."""
+
+    def attempted(self, outcome: Outcome, began_s: float, ended_s: float) -> None:
+        """Tell how the attempt ended; `began_s` is when its head read began."""
+
+
+@dataclass(frozen=True, slots=True)
+class DacSettings:
+    """What a user may set.
+
+    freshness_s: how old a batch may be when its commit lands, as long as the table has room.
+        1 s: a training step seldom needs less, and each commit costs requests and metadata.
+    pending_batches_max, pending_bytes_max: the producer's own limits.  From three quarters of
+        either on, the freshness target is not waited for.  64 batches and 256 MiB are small
+        next to a preprocessing worker's memory.
+    window_first_s: the commit window assumed in a table without any measurement.  0.1 s lies
+        between a local store and S3 Standard; it is replaced by the first attempt's duration.
+    """
+
+    freshness_s: float = 1.0
+    pending_batches_max: int = 64
+    pending_bytes_max: int = 256 * 1024 * 1024
+    window_first_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("freshness_s", self.freshness_s, 0.0, 3600.0),
+            ("pending_batches_max", self.pending_batches_max, 1, 1_000_000),
+            ("pending_bytes_max", self.pending_bytes_max, 1, 1 << 50),
+            ("window_first_s", self.window_first_s, 0.0001, 60.0),
+        )
+        for name, value, least, most in checks:
+            if not least <= value <= most:
+                raise ValueError(f"{name} must be between {least} and {most}: {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Calendar:
+    """The slots that others hold, and how many others want one."""
+
+    taken: dict[int, int]
+    """Slot index -> the version at which its holder last committed."""
+    waiting: int
+    """Others that let their turn pass in the last two rounds."""
+    joined: int
+    """Others that opened within about the last round."""
+
+    @property
+    def live(self) -> int:
+        return len(self.taken) + self.waiting + 1
+
+
+def _slot_at_or_after(time_us: int, slot_us: int) -> int:
+    return -(-time_us // slot_us)
+
+
+def _read_calendar(view: View, name: str, now_us: int, slot_us: int, live: int) -> _Calendar:
+    taken: dict[int, int] = {}
+    waiting = joined = 0
+    opened_since = view.version - len(view.producers)
+    current_us = now_us - now_us % slot_us - slot_us
+    waiting_since_us = now_us - max(_LIVE_ROUNDS * live, _LIVE_SLOTS_MIN) * slot_us
+    believed_us = now_us + _TURN_AHEAD_US_MAX
+    for peer_name, peer in view.producers.items():
+        if peer_name == name:
+            continue
+        turn_us = peer.turn_us
+        if peer.opened_version >= opened_since:
+            joined += 1
+        if turn_us > current_us:
+            if turn_us <= believed_us:
+                index = _slot_at_or_after(turn_us, slot_us)
+                taken[index] = min(peer.version, taken.get(index, peer.version))
+        elif turn_us > waiting_since_us:
+            waiting += 1
+    return _Calendar(taken, waiting, joined)
+
+
+def next_pace(seen: Pace, now_us: int, slot_us: int, measured_us: int | None) -> Pace:
+    """The pace to write with a commit that begins at table time `now_us`.
+
+    `measured_us` is how long the author's last attempt took.  One measurement moves the shared
+    window by at most an eighth, so a single stall does not slow the whole table down.
+    """
+    window_us = seen.window_us
+    if measured_us is not None:
+        measured_us = max(_WINDOW_US_MIN, min(measured_us, _WINDOW_US_MAX))
+        if window_us <= 0:
+            window_us = measured_us
+        elif measured_us > window_us:
+            window_us += -((window_us - min(measured_us, 2 * window_us)) // _RISE_DIVISOR)
+        else:
+            window_us -= (window_us - measured_us) // _FALL_DIVISOR
+    if window_us > 0:
+        percent = 100 * slot_us // window_us
+        if not _SLOT_PERCENT_MIN <= percent <= _SLOT_PERCENT_MAX:
+            slot_us = window_us * _SLOT_PERCENT // 100
+    # Landing is guessed early: a clock that runs ahead of the truth would pull all others along.
+    lands_us = now_us + (measured_us or 0) * 5 // 8
+    return Pace(max(seen.clock_us + 1, lands_us), window_us, slot_us)
+
+
+class Controller:
+    """Decides when one producer attempts a commit (see the module's text for how).
+
+    Not thread-safe: one committer drives it.  All times are seconds of that process's monotonic
+    clock.  The same settings, name, seed and calls give the same decisions.
+    """
+
+    def __init__(self, settings: DacSettings, name: str, rng: random.Random) -> None:
+        self._settings = settings
+        self._name = name
+        self._rng = rng
+        self._batches = 0
+        self._size_bytes = 0
+        self._oldest_s: float | None = None
+        self._flush = False
+        self._offset_us: int | None = None
+        self._slot_us = int(settings.window_first_s * _MICROSECONDS) * _SLOT_PERCENT // 100
+        self._measured_us: int | None = None
+        self._live = 1
+        self._waiting = 0
+        self._round_us = 0
+        self._contended = False
+        self._turn_us = 0
+        self._plan_us: int | None = None
+        self._retry_us = 0
+        self._claim: Claim | None = None
+        self._losses = 0
+        self._deferrals = 0
+        self._began_s: float | None = None
+        self._quiet_s = 0.0
+
+    # -- what the caller tells -----------------------------------------------------------------
+
+    def pending(self, batches: int, size_bytes: int, oldest_s: float | None) -> None:
+        """State what waits for a commit, and when the oldest of it was published."""
+        if batches < 0 or size_bytes < 0 or (batches > 0) != (oldest_s is not None):
+            raise ValueError(
+                "pending batches need a time of publication, none must have none: "
+                f"batches={batches}, size_bytes={size_bytes}, oldest_s={oldest_s}"
+            )
+        self._batches = batches
+        self._size_bytes = size_bytes
+        self._oldest_s = oldest_s
+        if batches == 0:
+            self._flush = False
+            self._plan_us = None
+
+    def flush(self) -> None:
+        """Ask to have what is pending committed without waiting for freshness.
+
+        Where the table is contended this keeps to the producer's turn, which is less than about
+        a round away: jumping the queue would only take slots from others.
+        """
+        if self._batches and not self._flush:
+            self._flush = True
+            if not self._losses:
+                self._plan_us = None
+
+    def attempted(self, outcome: Outcome, began_s: float, ended_s: float) -> None:
+        """Tell how the attempt ended; `began_s` is when its head read began."""
+        if self._claim is None or ended_s < began_s:
+            raise ValueError(
+                "an attempt must follow a claim and end after it began: "
+                f"claim={self._claim}, began_s={began_s}, ended_s={ended_s}"
+            )
+        claim, self._claim = self._claim, None
+        self._measured_us = max(_WINDOW_US_MIN, int((ended_s - began_s) * _MICROSECONDS))
+        if outcome is Outcome.COMMITTED:
+            self._losses = 0
+            self._turn_us = claim.turn_us
+            self._slot_us = claim.pace.slot_us
+            self._began_s = began_s
+            self._flush = False
+            self._plan_us = None
+        else:
+            if outcome is Outcome.LOST:
+                self._losses = min(self._losses + 1, _LOSSES_MAX)
+            self._live = max(2, self._live)
+            self._plan_us = self._retry_us
+
+    # -- what the caller asks ------------------------------------------------------------------
+
+    def next_attempt_s(self, now_s: float) -> float | None:
+        """When to read the head and call `begin`; `None` while nothing is pending."""
+        if self._oldest_s is None:
+            return None
+        due_s = self._due_s(now_s)
+        if self._plan_us is None:
+            if self._live == 1:
+                return due_s
+            self._plan_us = self._planned_us(now_s, due_s)
+        return max(now_s, self._local_s(self._plan_us))
+
+    def begin(self, view: View, now_s: float) -> Claim | None:
+        """Decide, on a head just read, whether to go on with an attempt."""
+        self._follow(view, now_s)
+        now_us = self._table_us(now_s)
+        calendar = _read_calendar(view, self._name, now_us, self._slot_us, self._live)
+        self._live = calendar.live
+        self._waiting = calendar.waiting
+        if self._deferrals < _DEFERRALS_MAX:
+            self._plan_us = self._better_us(view, calendar, now_us)
+            if self._plan_us is not None:
+                self._deferrals += 1
+                return None
+        self._deferrals = 0
+        self._retry_us = self._pick_us(calendar, now_us + self._slot_us, self._losses + 1)
+        self._learn_quiet()
+        pace = next_pace(view.pace, now_us, self._slot_us, self._measured_us)
+        self._claim = Claim(pace, self._booked_us(calendar, now_us))
+        return self._claim
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def _table_us(self, now_s: float) -> int:
+        return int(now_s * _MICROSECONDS) + (self._offset_us or 0)
+
+    def _local_s(self, table_us: int) -> float:
+        return (table_us - (self._offset_us or 0)) / _MICROSECONDS
+
+    def _follow(self, view: View, now_s: float) -> None:
+        """Catch up with the table's clock, slots, and what it holds of this producer."""
+        local_us = int(now_s * _MICROSECONDS)
+        least_us = view.pace.clock_us - local_us
+        self._offset_us = least_us if self._offset_us is None else max(self._offset_us, least_us)
+        if view.pace.slot_us > 0:
+            self._slot_us = min(view.pace.slot_us, 2 * _WINDOW_US_MAX)
+        mine = view.producers.get(self._name)
+        self._turn_us = mine.turn_us if mine is not None else 0
+
+    def _window_s(self) -> float:
+        return (self._measured_us or 0) / _MICROSECONDS
+
+    def _due_s(self, now_s: float) -> float:
+        """When to begin so that the oldest batch lands in time, slots aside."""
+        settings = self._settings
+        near_limit = (
+            4 * self._batches >= 3 * settings.pending_batches_max
+            or 4 * self._size_bytes >= 3 * settings.pending_bytes_max
+        )
+        if self._flush or near_limit or self._oldest_s is None:
+            return now_s
+        return max(now_s, self._oldest_s + max(0.0, settings.freshness_s - self._window_s()))
+
+    def _learn_quiet(self) -> None:
+        """Average the time from an attempt that committed to the next batch."""
+        if self._losses or self._began_s is None or self._oldest_s is None:
+            return
+        quiet_s = min(3600.0, max(0.0, self._oldest_s - self._began_s))
+        self._quiet_s += (quiet_s - self._quiet_s) / 4 if self._quiet_s else quiet_s
+
+    # -- slots ---------------------------------------------------------------------------------
+
+    def _own_slot(self) -> int:
+        return _slot_at_or_after(self._turn_us, self._slot_us)
+
+    def _planned_us(self, now_s: float, due_s: float) -> int:
+        """The own turn where it is near enough; else a slot when the batch is due."""
+        now_us = self._table_us(now_s)
+        due_us = self._table_us(due_s)
+        turn_us = self._own_slot() * self._slot_us
+        near = self._contended or turn_us <= max(due_us, now_us + self._round_us)
+        if near and turn_us >= now_us - self._slot_us // 4:
+            return turn_us
+        index = _slot_at_or_after(due_us, self._slot_us)
+        return (index + self._rng.randrange(1 + self._waiting)) * self._slot_us
+
+    def _better_us(self, view: View, calendar: _Calendar, now_us: int) -> int | None:
+        """When to try instead of now; `None` if now is right."""
+        slot_us = self._slot_us
+        margin_us = slot_us // 8
+        first = (now_us + margin_us) // slot_us
+        own = self._own_slot()
+        if first == own:
+            own_version = view.producers[self._name].version if self._turn_us else 0
+            clear = calendar.taken.get(first, own_version) >= own_version
+        else:
+            last = (now_us + slot_us - 1 - margin_us) // slot_us
+            clear = not any(index in calendar.taken for index in range(first, last + 1))
+            if own == first + 1 and calendar.live > 1:
+                return own * slot_us
+        return None if clear else self._pick_us(calendar, now_us, self._losses)
+
+    def _pick_us(self, calendar: _Calendar, from_us: int, losses: int) -> int:
+        """A random one of the next free slots; more of them the more attempts were lost."""
+        likely = max(_PICK_SLOTS_MIN, 2 * calendar.joined + calendar.waiting)
+        among = (1 + calendar.waiting) << min(losses, _LOSSES_MAX)
+        skip = self._rng.randrange(min(among, likely, _PICK_SLOTS_MAX))
+        index = _slot_at_or_after(from_us, self._slot_us)
+        for _ in range(skip + len(calendar.taken) + 1):
+            if index not in calendar.taken:
+                if skip == 0:
+                    break
+                skip -= 1
+            index += 1
+        return index * self._slot_us
+
+    def _booked_us(self, calendar: _Calendar, now_us: int) -> int:
+        """The turn to announce: the first free slot at the end of the round, or when needed."""
+        need_s = self._quiet_s + self._settings.freshness_s - self._window_s()
+        need_us = max(0, int(need_s * _MICROSECONDS))
+        slots = calendar.live + calendar.joined
+        self._round_us = slots * self._slot_us * _OPEN_EVERY // (_OPEN_EVERY - 1)
+        self._contended = self._round_us >= need_us and calendar.live > 1
+        wait_us = min(max(need_us, self._round_us), _TURN_AHEAD_US_MAX)
+        index = _slot_at_or_after(now_us + wait_us, self._slot_us)
+        for _ in range(2 * len(calendar.taken) + 2):
+            if index % _OPEN_EVERY and index not in calendar.taken:
+                break
+            index += 1
+        return index * self._slot_us

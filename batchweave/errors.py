@@ -1,0 +1,142 @@
+"""The error tree: what can go wrong, grouped by what a caller does next.
+
+::
+
+    BatchWeaveError
+    ├── InvalidInput            fix the call; nothing was written
+    │   ├── InvalidName         a stream, namespace, producer or checkpoint name
+    │   ├── InvalidMesh         axes, sizes, or a slice outside of them
+    │   ├── InvalidBatch        wrong number of slices, an empty slice, a bad position
+    │   ├── SchemaMismatch      a column is missing, extra, or of another type
+    │   ├── UnsupportedType     a type that the table formats cannot hold
+    │   └── InvalidSettings     a setting or property out of its range
+    ├── StreamError             the stream is not what the call needs
+    │   ├── StreamNotFound      no such table in the catalog
+    │   ├── StreamExists        the name is taken
+    │   ├── NotAStream          a table, but not a BatchWeave stream
+    │   ├── UnsupportedFormat   written by a newer BatchWeave, or another table version
+    │   ├── StreamSealed        nothing can be published any more
+    │   ├── StepReclaimed       the step's data is gone, by policy
+    │   └── StreamCorrupted     the table contradicts itself; stop and investigate
+    ├── ProducerError           this producer cannot go on as it is
+    │   ├── Fenced              a newer opener of the name took over; give up for good
+    │   ├── ProducerClosed      ``publish`` after ``close`` or after a failure
+    │   ├── PendingLimit        too much is waiting to be committed; retry or slow down
+    │   └── NotCommitted        a deadline passed; what is pending stays pending
+    └── StoreError              the object store or catalog; retry, or call its operator
+        ├── StoreUnavailable    down, throttled, or timed out: the outcome may be unknown
+        ├── StoreDenied         credentials missing or not sufficient
+        ├── StoreFull           no space left
+        ├── ObjectNotFound      a path that is not there
+        └── ObjectExists        a path that must not be there, is
+"""
+
+from __future__ import annotations
+
+
+class BatchWeaveError(Exception):
+    """Root of everything that BatchWeave raises on purpose."""
+
+
+class InvalidInput(BatchWeaveError, ValueError):
+    """The call's arguments are wrong. Nothing was written."""
+
+
+class InvalidName(InvalidInput):
+    """A name has characters or a length that paths or SQL could not carry safely."""
+
+
+class InvalidMesh(InvalidInput):
+    """A mesh without slices, a bad axis, or a placement that does not divide."""
+
+
+class InvalidBatch(InvalidInput):
+    """A global batch that is not whole: slices missing, empty, or too many."""
+
+
+class SchemaMismatch(InvalidInput):
+    """A slice's columns or types are not those that the stream declares."""
+
+
+class UnsupportedType(InvalidInput):
+    """A type that cannot be kept in an open table without losing information."""
+
+
+class InvalidSettings(InvalidInput):
+    """A setting or property is missing, unknown, or out of its range."""
+
+
+class StreamError(BatchWeaveError):
+    """The stream is not in the state that the call needs."""
+
+
+class StreamNotFound(StreamError, LookupError):
+    """The catalog has no table of that name."""
+
+
+class StreamExists(StreamError):
+    """The catalog has a table of that name already."""
+
+
+class NotAStream(StreamError):
+    """The table exists, but BatchWeave did not make it."""
+
+
+class UnsupportedFormat(StreamError):
+    """The stream's format version is newer than this BatchWeave can read."""
+
+
+class StreamSealed(StreamError):
+    """The stream was sealed: its last step is known and nothing follows it."""
+
+
+class StepReclaimed(StreamError, LookupError):
+    """The step is below the watermark: its data was reclaimed."""
+
+
+class StreamCorrupted(StreamError):
+    """The table contradicts itself (a missing step, a changed file). Never retried."""
+
+
+class ProducerError(BatchWeaveError):
+    """This producer cannot go on as it is."""
+
+
+class Fenced(ProducerError):
+    """A newer opener of the producer's name took over. Nothing more will be committed here."""
+
+
+class ProducerClosed(ProducerError):
+    """The producer is closed, or an earlier failure (its cause) stopped it."""
+
+
+class PendingLimit(ProducerError, TimeoutError):
+    """``publish`` waited for room among the pending batches until its deadline."""
+
+
+class NotCommitted(ProducerError, TimeoutError):
+    """A deadline passed before the commit. The batches stay pending; none was dropped."""
+
+
+class StoreError(BatchWeaveError):
+    """The object store or the catalog behind the stream refused or failed."""
+
+
+class StoreUnavailable(StoreError):
+    """Down, throttled, or timed out. A write may or may not have landed."""
+
+
+class StoreDenied(StoreError):
+    """The store refused the credentials, or they do not allow this operation."""
+
+
+class StoreFull(StoreError):
+    """No space is left where the stream's files are written."""
+
+
+class ObjectNotFound(StoreError, LookupError):
+    """No object at that path."""
+
+
+class ObjectExists(StoreError):
+    """An object is at that path already."""

@@ -1,0 +1,390 @@
+"""Objects: the one thin protocol through which every byte of a stream is read and written.
+
+`ObstoreObjects` speaks to S3, GCS, Azure and local folders; `MemoryObjects` is its in-memory twin
+for tests, simulations and ``memory://`` warehouses. Both are safe to use from many threads.
+Errors of the store are mapped to the error tree here and nowhere else.
+Imports: standard library, obstore, errors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import LocalStore, S3Store, from_url
+
+from batchweave.errors import (
+    InvalidSettings,
+    ObjectExists,
+    ObjectNotFound,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+
+Buffer: TypeAlias = Any  # bytes, memoryview or obstore.Bytes; typing.Buffer is Python 3.12
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object: path below the root, size in bytes, version tag, and its store's time."""
+
+    path: str
+    size: int
+    e_tag: str
+    modified_ms: int
+
+
+class Objects(Protocol):
+    """A root under which objects are read and written by relative path.
+
+    Every method raises `StoreUnavailable`, `StoreDenied` or `StoreFull` where the store does.
+    """
+
+    @property
+    def uri(self) -> str:
+        """The root, as table formats write it: no trailing slash."""
+        ...
+
+    def within(self, prefix: str) -> Objects:
+        """The same store, rooted at a folder of this one."""
+        ...
+
+    def get(self, path: str) -> tuple[Buffer, str]:
+        """The object's bytes and version tag, as one request. Raises `ObjectNotFound`."""
+        ...
+
+    def get_range(self, path: str, start: int, length: int) -> Buffer:
+        """Bytes ``start`` to ``start + length``; shorter at the end. Raises `ObjectNotFound`."""
+        ...
+
+    def head(self, path: str) -> ObjectInfo:
+        """Size, version tag and time without the bytes. Raises `ObjectNotFound`."""
+        ...
+
+    def create(self, path: str, data: Buffer) -> str:
+        """Write where nothing is (put-if-absent) and return the version tag.
+
+        Atomic: readers see all of it or none. Raises `ObjectExists` where something is, which
+        may be this very call's earlier attempt if the transport sent it twice: read to find out.
+        """
+        ...
+
+    def overwrite(self, path: str, data: Buffer) -> str:
+        """Write whatever is there, atomically, and return the version tag."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects below a folder, at any depth, in no promised order."""
+        ...
+
+    def children(self, prefix: str = "") -> tuple[list[str], list[ObjectInfo]]:
+        """The folders (names, not paths) and the objects right below a folder."""
+        ...
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Remove objects, in the order given where the store has one; missing ones are fine."""
+        ...
+
+
+def join(*parts: str) -> str:
+    """Join relative paths, skipping empty parts."""
+    return "/".join(part.strip("/") for part in parts if part.strip("/"))
+
+
+class ObstoreObjects:
+    """`Objects` over an obstore store. ``prefix`` is the folder inside of the store."""
+
+    def __init__(self, store: Any, uri: str, prefix: str = "") -> None:
+        self._store = store
+        self._uri = uri.rstrip("/")
+        self._prefix = prefix
+
+    @property
+    def uri(self) -> str:
+        return self._uri
+
+    def within(self, prefix: str) -> ObstoreObjects:
+        return ObstoreObjects(self._store, f"{self._uri}/{prefix}", join(self._prefix, prefix))
+
+    def get(self, path: str) -> tuple[Buffer, str]:
+        with _mapped(path):
+            result = obstore.get(self._store, self._path(path))
+            return result.bytes(), result.meta["e_tag"] or ""
+
+    def get_range(self, path: str, start: int, length: int) -> Buffer:
+        with _mapped(path):
+            return obstore.get_range(self._store, self._path(path), start=start, length=length)
+
+    def head(self, path: str) -> ObjectInfo:
+        with _mapped(path):
+            return self._info(obstore.head(self._store, self._path(path)))
+
+    def create(self, path: str, data: Buffer) -> str:
+        with _mapped(path):
+            result = obstore.put(self._store, self._path(path), _bytes(data), mode="create")
+            return result["e_tag"] or ""
+
+    def overwrite(self, path: str, data: Buffer) -> str:
+        with _mapped(path):
+            return obstore.put(self._store, self._path(path), _bytes(data))["e_tag"] or ""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        with _mapped(prefix):
+            for chunk in obstore.list(self._store, prefix=self._path(prefix)):
+                for meta in chunk:
+                    yield self._info(meta)
+
+    def children(self, prefix: str = "") -> tuple[list[str], list[ObjectInfo]]:
+        with _mapped(prefix):
+            found = obstore.list_with_delimiter(self._store, self._path(prefix))
+            folders = [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
+            return folders, [self._info(meta) for meta in found["objects"]]
+
+    def delete(self, paths: Iterable[str]) -> None:
+        wanted = [self._path(path) for path in paths]
+        if not wanted:
+            return
+        if not isinstance(self._store, LocalStore):
+            with _mapped(wanted[0]):
+                obstore.delete(self._store, wanted)
+            return
+        for path in wanted:  # a local store stops at the first that is missing
+            try:
+                with _mapped(path):
+                    obstore.delete(self._store, path)
+            except ObjectNotFound:
+                pass
+
+    def _path(self, path: str) -> str:
+        return join(self._prefix, path)
+
+    def _info(self, meta: Any) -> ObjectInfo:
+        path = meta["path"]
+        if self._prefix:
+            path = path[len(self._prefix) + 1 :]
+        modified_ms = int(meta["last_modified"].timestamp() * 1000)
+        return ObjectInfo(path, meta["size"], meta["e_tag"] or "", modified_ms)
+
+    def __repr__(self) -> str:
+        return f"Objects({self._uri!r})"
+
+
+class MemoryObjects:
+    """`Objects` in this process's memory. Equal to the real ones in everything but durability.
+
+    Source: the in-memory stores that obstore and icechunk treat as first-class.
+    """
+
+    def __init__(self, uri: str = "memory://local", *, _shared: _Shelf | None = None) -> None:
+        self._uri = uri.rstrip("/")
+        self._shelf = _shared or _Shelf()
+        self._prefix = ""
+
+    @property
+    def uri(self) -> str:
+        return self._uri
+
+    def within(self, prefix: str) -> MemoryObjects:
+        inner = MemoryObjects(f"{self._uri}/{prefix}", _shared=self._shelf)
+        inner._prefix = join(self._prefix, prefix)
+        return inner
+
+    def get(self, path: str) -> tuple[Buffer, str]:
+        data, e_tag = self._find(path)
+        return data, e_tag
+
+    def get_range(self, path: str, start: int, length: int) -> Buffer:
+        return memoryview(self._find(path)[0])[start : start + length]
+
+    def head(self, path: str) -> ObjectInfo:
+        data, e_tag = self._find(path)
+        return ObjectInfo(path, len(data), e_tag, 0)
+
+    def create(self, path: str, data: Buffer) -> str:
+        return self._put(path, data, absent=True)
+
+    def overwrite(self, path: str, data: Buffer) -> str:
+        return self._put(path, data, absent=False)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        root = join(self._prefix, prefix)
+        with self._shelf.lock:
+            found = sorted(key for key in self._shelf.items if not root or key.startswith(root + "/"))
+            sizes = {key: self._shelf.items[key] for key in found}
+        skip = len(self._prefix) + 1 if self._prefix else 0
+        for key, (data, e_tag) in sizes.items():
+            yield ObjectInfo(key[skip:], len(data), e_tag, 0)
+
+    def children(self, prefix: str = "") -> tuple[list[str], list[ObjectInfo]]:
+        folders: dict[str, None] = {}
+        objects = []
+        skip = len(prefix.strip("/")) + 1 if prefix.strip("/") else 0
+        for info in self.list(prefix):
+            folder, slash, _ = info.path[skip:].partition("/")
+            if slash:
+                folders[folder] = None
+            else:
+                objects.append(info)
+        return list(folders), objects
+
+    def delete(self, paths: Iterable[str]) -> None:
+        with self._shelf.lock:
+            for path in paths:
+                self._shelf.items.pop(join(self._prefix, path), None)
+
+    def _find(self, path: str) -> tuple[bytes, str]:
+        with self._shelf.lock:
+            try:
+                return self._shelf.items[join(self._prefix, path)]
+            except KeyError:
+                raise ObjectNotFound(f"no object at {self._uri}/{path}") from None
+
+    def _put(self, path: str, data: Buffer, *, absent: bool) -> str:
+        key = join(self._prefix, path)
+        with self._shelf.lock:
+            if absent and key in self._shelf.items:
+                raise ObjectExists(f"an object exists at {self._uri}/{path}")
+            e_tag = str(next(self._shelf.tags))
+            self._shelf.items[key] = (bytes(data), e_tag)
+            return e_tag
+
+    def __repr__(self) -> str:
+        return f"Objects({self._uri!r})"
+
+
+class _Shelf:
+    """What `MemoryObjects` that share a root keep: path -> (bytes, version tag)."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, tuple[bytes, str]] = {}
+        self.tags = itertools.count(1)
+        self.lock = threading.Lock()
+
+
+def open_objects(uri: str, properties: Mapping[str, str] | None = None) -> Objects:
+    """Open the store behind a URI or a local path.
+
+    ``properties`` are pyiceberg's (``s3.endpoint``, ``s3.access-key-id``, ``s3.region`` ...).
+
+    Raises:
+        InvalidSettings: an unknown scheme, or a property that the store refuses.
+    """
+    scheme, rest = split_uri(uri)
+    if scheme == "memory":
+        return MemoryObjects(f"memory://{rest}")
+    if scheme == "file":
+        return _open_local(rest)
+    options = properties or {}
+    try:
+        if scheme in ("s3", "s3a"):
+            bucket, _, prefix = rest.partition("/")
+            return ObstoreObjects(_open_s3(bucket, options), uri, prefix.strip("/"))
+        return ObstoreObjects(from_url(uri), uri)
+    except (BaseError, ValueError) as error:
+        raise InvalidSettings(f"cannot open {uri!r}: {_first_line(error)}") from None
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Scheme and the rest of a URI; a plain path is ``("file", absolute path)``."""
+    if "://" not in uri:
+        path = uri[5:] if uri.startswith("file:") else uri
+        return "file", os.path.abspath(os.path.expanduser(path))
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return "file", unquote(parts.path) if "%" in parts.path else uri[len("file://") :]
+    return parts.scheme, f"{parts.netloc}{parts.path}".rstrip("/")
+
+
+def _open_local(path: str) -> ObstoreObjects:
+    # Rooted at "/" so that reading a mistyped path makes no folder; writing makes what it needs.
+    return ObstoreObjects(LocalStore(), f"file://{path}", path.strip("/"))
+
+
+def _open_s3(bucket: str, properties: Mapping[str, str]) -> S3Store:
+    names = {
+        "s3.endpoint": "endpoint",
+        "s3.region": "region",
+        "s3.access-key-id": "access_key_id",
+        "s3.secret-access-key": "secret_access_key",
+        "s3.session-token": "session_token",
+    }
+    config: dict[str, Any] = {
+        ours: properties[theirs] for theirs, ours in names.items() if properties.get(theirs)
+    }
+    config.setdefault("region", "us-east-1")
+    virtual = str(properties.get("s3.force-virtual-addressing", "false")).lower() == "true"
+    config["virtual_hosted_style_request"] = virtual
+    plain_http = str(config.get("endpoint", "")).startswith("http://")
+    return S3Store(bucket, config=config, client_options={"allow_http": plain_http})
+
+
+class _mapped:  # noqa: N801 - reads as a clause: with _mapped(path): ...
+    """Translate obstore's exceptions into the error tree."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, StoreError):
+            return
+        if isinstance(error, (BaseError, OSError)):
+            raise _translated(error, self._path) from None
+
+
+_FULL = ("os error 28)", "os error 122)", "No space left", "quota")
+_DENIED = (
+    "os error 1)",  # not permitted
+    "os error 13)",  # permission denied
+    "os error 20)",  # a parent is a file
+    "os error 30)",  # read-only file system
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+)
+
+
+def _translated(error: BaseException, path: str) -> StoreError:
+    text = _first_line(error)
+    if isinstance(error, FileNotFoundError):
+        return ObjectNotFound(f"no object at {path!r}")
+    if isinstance(error, (AlreadyExistsError, PreconditionError)):
+        return ObjectExists(f"an object exists at {path!r}")
+    if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
+        return StoreDenied(f"the store refused {path!r}: {text}")
+    whole = str(error)
+    if any(mark in whole for mark in _FULL):
+        return StoreFull(f"no space left to write {path!r}: free some, nothing was lost")
+    if any(mark in whole for mark in _DENIED):
+        return StoreDenied(f"the store refused {path!r}: {text}")
+    if isinstance(error, InvalidPathError):
+        return ObjectNotFound(f"not a path: {path!r}")
+    return StoreUnavailable(f"the store failed on {path!r}: {text}")
+
+
+def _bytes(data: Buffer) -> bytes | memoryview:
+    """A view that obstore takes: unsigned bytes, one dimension. Nothing is copied."""
+    return data if isinstance(data, bytes) else memoryview(data).cast("B")
+
+
+def _first_line(error: BaseException) -> str:
+    lines: Sequence[str] = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

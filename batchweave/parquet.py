@@ -1,0 +1,259 @@
+"""Global batch <-> file bytes: Parquet, one row group a slice.
+
+A part is a run of slices of one global batch. Its footer carries what the columns alone cannot:
+the array types that went in (key ``batchweave.arrays``). Everything known only at commit (step,
+producer, sequence, time, digest) is *not* in the file, so that a lost race rewrites no data.
+Imports: standard library, pyarrow, errors, columns, table.
+
+A reader fetches two ranges, the slice's row group and the footer, whose places the table's
+metadata tells: ``offsets[i]`` and ``data_end``. Decoding reads them through a file object that
+holds those two ranges only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchweave.columns import ArrayType, from_storage
+from batchweave.errors import StreamCorrupted
+from batchweave.objects import Buffer
+from batchweave.table import SLICE, SOURCE, Part
+
+ARRAYS_KEY = "batchweave.arrays"
+FOOTER_TAIL_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SliceData:
+    """One slice: its rows and how its arrays looked.
+
+    On the way in the table is in storage form (`batchweave.columns.to_storage`), on the way out
+    in the stream's schema.
+    """
+
+    table: pa.Table
+    arrays: Mapping[str, ArrayType]
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPart:
+    """The bytes of one part, with everything that metadata will say of it but its path."""
+
+    data: pa.Buffer
+    digest: str
+    first_slice: int
+    slices: int
+    rows: int
+    offsets: tuple[int, ...]
+    data_end: int
+    column_bytes: tuple[int, ...]
+
+    def at(self, path: str) -> Part:
+        """The part as it will stand in the table's metadata."""
+        return Part(
+            path=path,
+            digest=self.digest,
+            first_slice=self.first_slice,
+            slices=self.slices,
+            rows=self.rows,
+            bytes=self.data.size,
+            offsets=self.offsets,
+            data_end=self.data_end,
+            column_bytes=self.column_bytes,
+        )
+
+
+def encode(
+    slices: Sequence[SliceData],
+    first_slice: int,
+    *,
+    file_schema: pa.Schema,
+    compression: str,
+    compression_level: int | None,
+) -> EncodedPart:
+    """Encode neighbouring slices as one Parquet file. Equal input gives equal bytes.
+
+    ``file_schema`` is the storage form of the stream's schema with the table format's field IDs,
+    and with ``slice`` and ``source`` after the user's columns.
+    """
+    sink = pa.BufferOutputStream()
+    writer = pq.ParquetWriter(
+        sink,
+        file_schema,
+        compression=compression,
+        compression_level=None if compression in ("none", "snappy") else compression_level,
+        use_dictionary=[SLICE, SOURCE],
+        write_statistics=[SLICE],
+        store_schema=False,
+    )
+    with writer:
+        for index, one in enumerate(slices, first_slice):
+            table = _physical(one, index, file_schema)
+            writer.write_table(table, row_group_size=table.num_rows)
+        writer.add_key_value_metadata({ARRAYS_KEY: _arrays_text(slices, first_slice)})
+    data = sink.getvalue()
+    return _described(data, slices, first_slice)
+
+
+def _physical(one: SliceData, index: int, file_schema: pa.Schema) -> pa.Table:
+    rows = one.table.num_rows
+    arrays = [
+        *one.table.columns,
+        pa.repeat(pa.scalar(index, pa.int32()), rows),
+        pa.repeat(pa.scalar(one.source, pa.string()), rows),
+    ]
+    named = [
+        array if array.type == field.type else array.cast(field.type)
+        for array, field in zip(arrays, file_schema, strict=True)
+    ]
+    return pa.Table.from_arrays(named, schema=file_schema)
+
+
+def _arrays_text(slices: Sequence[SliceData], first_slice: int) -> str:
+    """Array types once where all slices agree, else slice by slice."""
+    each = [{name: kind.to_dict() for name, kind in one.arrays.items()} for one in slices]
+    if all(arrays == each[0] for arrays in each):
+        return json.dumps({"all": each[0]}, separators=(",", ":"))
+    numbered = {str(first_slice + i): arrays for i, arrays in enumerate(each) if arrays}
+    return json.dumps({"slices": numbered}, separators=(",", ":"))
+
+
+def _described(data: pa.Buffer, slices: Sequence[SliceData], first_slice: int) -> EncodedPart:
+    metadata = pq.read_metadata(pa.BufferReader(data))
+    offsets: list[int] = []
+    column_bytes = [0] * metadata.num_columns
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        starts = []
+        for at in range(group.num_columns):
+            column = group.column(at)
+            starts.append(column.dictionary_page_offset or column.data_page_offset)
+            column_bytes[at] += column.total_compressed_size
+        offsets.append(min(starts))
+    footer = int.from_bytes(data[-FOOTER_TAIL_BYTES:-4].to_pybytes(), "little")
+    return EncodedPart(
+        data=data,
+        digest=hashlib.sha256(data).hexdigest(),
+        first_slice=first_slice,
+        slices=len(slices),
+        rows=metadata.num_rows,
+        offsets=tuple(offsets),
+        data_end=data.size - FOOTER_TAIL_BYTES - footer,
+        column_bytes=tuple(column_bytes),
+    )
+
+
+class Fetched(io.RawIOBase):
+    """A read-only file of which only some ranges are present; reading elsewhere is an error."""
+
+    def __init__(self, size: int, ranges: Mapping[int, Buffer]) -> None:
+        self._size = size
+        self._at = 0
+        self._ranges = [(start, memoryview(data)) for start, data in sorted(ranges.items())]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self._size
+
+    def footer(self, data_end: int) -> memoryview:
+        """What follows the data: the file's metadata, its length and the magic number."""
+        self._at = data_end
+        return self.read()
+
+    def read(self, size: int = -1) -> memoryview:  # type: ignore[override]
+        """The bytes at the current place; they must be within one of the ranges."""
+        wanted = self._size - self._at if size < 0 else min(size, self._size - self._at)
+        for start, data in self._ranges:
+            inside = self._at - start
+            if 0 <= inside and inside + wanted <= len(data):
+                self._at += wanted
+                return data[inside : inside + wanted]
+        raise OSError(f"bytes {self._at} to {self._at + wanted} were not fetched")
+
+
+def decode(
+    part: Part,
+    slices: Sequence[int],
+    ranges: Mapping[int, Buffer],
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+) -> list[SliceData]:
+    """Decode slices of a part out of the byte ranges fetched for them (see `spans`).
+
+    ``columns`` limits what is decoded; None is all of the stream's columns.
+
+    Raises:
+        StreamCorrupted: the bytes are not the Parquet file that the metadata describes.
+    """
+    try:
+        fetched = Fetched(part.bytes, ranges)
+        metadata = pq.read_metadata(pa.BufferReader(pa.py_buffer(fetched.footer(part.data_end))))
+        file = pq.ParquetFile(
+            pa.PythonFile(fetched, mode="r"), metadata=metadata, pre_buffer=False
+        )
+        if file.metadata.num_row_groups != part.slices:
+            raise StreamCorrupted(
+                f"{part.path} has {file.metadata.num_row_groups} row groups, not {part.slices}"
+            )
+        arrays = json.loads((file.metadata.metadata or {}).get(ARRAYS_KEY.encode(), b"{}"))
+        wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        return [_decode_slice(file, part, index, wanted, arrays) for index in slices]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StreamCorrupted(f"{part.path} cannot be decoded: {error}") from error
+
+
+def _decode_slice(
+    file: Any, part: Part, index: int, schema: pa.Schema, arrays: dict[str, Any]
+) -> SliceData:
+    names = [*schema.names, SLICE, SOURCE]
+    stored = file.read_row_group(index - part.first_slice, columns=names, use_threads=False)
+    if stored[SLICE][0].as_py() != index:
+        raise StreamCorrupted(f"{part.path} holds slice {stored[SLICE][0]} where {index} should be")
+    source = stored[SOURCE][0].as_py()
+    found = arrays.get("all") or arrays.get("slices", {}).get(str(index), {})
+    kinds = {name: ArrayType.from_dict(kind) for name, kind in found.items() if name in names}
+    return SliceData(from_storage(stored.select(schema.names), schema), kinds, source)
+
+
+def spans(part: Part, slices: Sequence[int]) -> list[tuple[int, int]]:
+    """The byte ranges (start, length) that decoding these slices needs: data, then footer.
+
+    Neighbouring row groups are one range; a range that touches the footer includes it.
+    """
+    bounds = [*part.offsets, part.data_end]
+    found: list[tuple[int, int]] = []
+    for index in sorted(slices):
+        at = index - part.first_slice
+        start, end = bounds[at], bounds[at + 1]
+        if found and found[-1][0] + found[-1][1] == start:
+            found[-1] = (found[-1][0], end - found[-1][0])
+        else:
+            found.append((start, end - start))
+    footer = (part.data_end, part.bytes - part.data_end)
+    if found and found[-1][0] + found[-1][1] == footer[0]:
+        found[-1] = (found[-1][0], part.bytes - found[-1][0])
+        return found
+    return [*found, footer]

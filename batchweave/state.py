@@ -1,0 +1,287 @@
+"""The stream's state and its transitions: pure functions, no I/O, no clock.
+
+The state travels in the table and changes atomically with each commit. A transition takes the
+state that was read and returns the next one, or raises what the caller must do about it. It is
+safe to repeat: after an unknown outcome the same transition on a fresh state finds what landed.
+Imports: standard library, errors, mesh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from batchweave.errors import (
+    Fenced,
+    InvalidName,
+    NotAStream,
+    StreamCorrupted,
+    StreamSealed,
+    UnsupportedFormat,
+)
+from batchweave.mesh import Mesh
+
+FORMAT_VERSION = 1
+PREFIX = "batchweave."
+CHAIN_START = hashlib.sha256(b"batchweave chain 1").hexdigest()
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+
+
+def check_name(name: str, what: str) -> str:
+    """Return a producer's or checkpoint's name, or raise `InvalidName`."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
+        raise InvalidName(
+            f"a {what} name has 1 to 128 letters, digits, '.', '_' or '-', begins and ends with "
+            f"a letter or digit and has no '..', got {name!r}"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerState:
+    """What the table knows of one producer name.
+
+    ``sequence`` and ``step`` are those of its last committed batch, -1 before the first;
+    ``version`` is the table version of its last commit (opening counts).
+    """
+
+    generation: int
+    sequence: int = -1
+    step: int = -1
+    position: str | None = None
+    version: int = 0
+    committed_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointState:
+    """A registered model checkpoint: the first step that it has not consumed."""
+
+    next_step: int
+    consumer: str = "default"
+    registered_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """Everything that a stream's table says about it, at one version. Immutable."""
+
+    mesh: Mesh
+    next_step: int = 0
+    sealed: bool = False
+    watermark: int = 0
+    horizon: int = 0
+    chain: str = CHAIN_START
+    window_us: int = 0
+    producers: Mapping[str, ProducerState] = field(default_factory=dict)
+    checkpoints: Mapping[str, CheckpointState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.watermark <= self.next_step:
+            raise StreamCorrupted(
+                f"the watermark {self.watermark} is not within 0 and next_step {self.next_step}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """What the state needs of one batch to be appended."""
+
+    sequence: int
+    digests: tuple[str, ...]
+    position: str | None = None
+
+
+def open_producer(
+    state: StreamState, name: str, version: int, now_ms: int
+) -> tuple[StreamState, ProducerState]:
+    """Give ``name`` its next generation, which shuts every earlier opener out.
+
+    Raises:
+        InvalidName: the name cannot be used.
+        StreamSealed: nothing can follow the last step.
+    """
+    check_name(name, "producer")
+    if state.sealed:
+        raise StreamSealed(f"the stream is sealed at step {state.next_step}: no producer can open")
+    before = state.producers.get(name, ProducerState(generation=0))
+    after = replace(
+        before, generation=before.generation + 1, version=version, committed_at_ms=now_ms
+    )
+    return replace(state, producers={**state.producers, name: after}), after
+
+
+def check_generation(state: StreamState, name: str, generation: int) -> ProducerState:
+    """Return the producer's state, or raise `Fenced` if another opener has the name now."""
+    current = state.producers.get(name)
+    if current is None or current.generation != generation:
+        found = "none" if current is None else str(current.generation)
+        raise Fenced(
+            f"producer {name!r} was opened again elsewhere: this one is generation {generation}, "
+            f"the stream is at {found}. Stop it, or give each process a name of its own"
+        )
+    return current
+
+
+def append(
+    state: StreamState,
+    name: str,
+    generation: int,
+    batches: Sequence[Numbered],
+    *,
+    version: int,
+    now_ms: int,
+) -> StreamState:
+    """Give the batches the next steps and make the last one's position durable.
+
+    The batches' sequences must follow the producer's last one without a gap: the caller drops
+    what has landed before (see `landed`).
+
+    Raises:
+        Fenced: a newer generation of the name exists.
+        StreamSealed: the stream was sealed.
+    """
+    producer = check_generation(state, name, generation)
+    if state.sealed:
+        raise StreamSealed(
+            f"the stream is sealed at step {state.next_step}: "
+            f"{len(batches)} batch(es) of {name!r} cannot be committed"
+        )
+    chain, step = state.chain, state.next_step
+    for offset, batch in enumerate(batches):
+        if batch.sequence != producer.sequence + 1 + offset:
+            raise StreamCorrupted(
+                f"sequence {batch.sequence} of {name!r} does not follow "
+                f"{producer.sequence + offset}: refusing to commit out of order"
+            )
+        chain = next_chain(chain, step, batch.digests)
+        step += 1
+    after = replace(
+        producer,
+        sequence=batches[-1].sequence,
+        step=step - 1,
+        position=batches[-1].position,
+        version=version,
+        committed_at_ms=now_ms,
+    )
+    producers = {**state.producers, name: after}
+    return replace(state, next_step=step, chain=chain, producers=producers)
+
+
+def next_chain(chain: str, step: int, digests: Sequence[str]) -> str:
+    """The running hash over all batches: ``H(chain, step, digests of the parts)``."""
+    text = "\n".join([chain, str(step), *digests])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def seal(state: StreamState) -> StreamState:
+    """Let nothing follow the last step. Sealing twice is sealing once."""
+    return replace(state, sealed=True)
+
+
+# -- the state as table properties -------------------------------------------------------------
+
+_PRODUCER = PREFIX + "producer."
+_CHECKPOINT = PREFIX + "checkpoint."
+
+
+def to_properties(state: StreamState) -> dict[str, str]:
+    """The state as string properties, one key a producer and a checkpoint.
+
+    A commit then only carries the keys that changed. The inverse is `from_properties`.
+    """
+    found = {
+        PREFIX + "format-version": str(FORMAT_VERSION),
+        PREFIX + "mesh": state.mesh.to_json(),
+        PREFIX + "next-step": str(state.next_step),
+        PREFIX + "sealed": "true" if state.sealed else "false",
+        PREFIX + "watermark": str(state.watermark),
+        PREFIX + "horizon": str(state.horizon),
+        PREFIX + "chain": state.chain,
+        PREFIX + "window-us": str(state.window_us),
+    }
+    for name, producer in state.producers.items():
+        found[_PRODUCER + name] = _compact(_producer_fields(producer))
+    for name, checkpoint in state.checkpoints.items():
+        found[_CHECKPOINT + name] = _compact(
+            {
+                "next_step": checkpoint.next_step,
+                "consumer": checkpoint.consumer,
+                "registered_at_ms": checkpoint.registered_at_ms,
+            }
+        )
+    return found
+
+
+def from_properties(properties: Mapping[str, str], table: str) -> StreamState:
+    """Read the state back. Properties that are not ours are ignored.
+
+    Raises:
+        NotAStream: the table has no BatchWeave properties.
+        UnsupportedFormat: it was written by a newer BatchWeave.
+        StreamCorrupted: a property is missing or cannot be read.
+    """
+    check_format(properties, table)
+    try:
+        return StreamState(
+            mesh=Mesh.from_json(properties[PREFIX + "mesh"]),
+            next_step=int(properties[PREFIX + "next-step"]),
+            sealed=properties[PREFIX + "sealed"] == "true",
+            watermark=int(properties[PREFIX + "watermark"]),
+            horizon=int(properties[PREFIX + "horizon"]),
+            chain=properties[PREFIX + "chain"],
+            window_us=int(properties[PREFIX + "window-us"]),
+            producers={
+                key[len(_PRODUCER) :]: ProducerState(**json.loads(text))
+                for key, text in properties.items()
+                if key.startswith(_PRODUCER)
+            },
+            checkpoints={
+                key[len(_CHECKPOINT) :]: CheckpointState(**json.loads(text))
+                for key, text in properties.items()
+                if key.startswith(_CHECKPOINT)
+            },
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise StreamCorrupted(f"the state of {table} cannot be read: {error}") from error
+
+
+def check_format(properties: Mapping[str, str], table: str) -> None:
+    """Raise `NotAStream` or `UnsupportedFormat` unless this version can read the table."""
+    text = properties.get(PREFIX + "format-version")
+    if text is None:
+        raise NotAStream(f"{table} is a table, but not a BatchWeave stream")
+    if not text.isdigit() or int(text) > FORMAT_VERSION:
+        raise UnsupportedFormat(
+            f"{table} has format version {text}, this BatchWeave reads up to {FORMAT_VERSION}: "
+            "upgrade BatchWeave"
+        )
+
+
+def changed_properties(
+    before: StreamState, after: StreamState
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The properties to set, and the keys to remove, to get from one state to the other."""
+    old, new = to_properties(before), to_properties(after)
+    changed = {key: text for key, text in new.items() if old.get(key) != text}
+    return changed, tuple(key for key in old if key not in new)
+
+
+def _producer_fields(producer: ProducerState) -> dict[str, Any]:
+    return {
+        "generation": producer.generation,
+        "sequence": producer.sequence,
+        "step": producer.step,
+        "position": producer.position,
+        "version": producer.version,
+        "committed_at_ms": producer.committed_at_ms,
+    }
+
+
+def _compact(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))

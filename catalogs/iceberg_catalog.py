@@ -1,0 +1,108 @@
+"""Streams in any Iceberg catalog: what `batchweave.catalog.TableCatalog` asks, over pyiceberg."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import (
+    NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    TableAlreadyExistsError,
+)
+from pyiceberg.table import Table as IcebergHandle
+
+from batchweave.catalogs.iceberg import IcebergTable, stream_schema
+from batchweave.clock import Clock
+from batchweave.errors import (
+    BatchWeaveError,
+    NotAStream,
+    StoreUnavailable,
+    StreamExists,
+    StreamNotFound,
+    UnsupportedFormat,
+)
+from batchweave.state import PREFIX
+
+SUPPORTED_VERSION = 2
+
+
+class IcebergCatalog:
+    """Streams as Iceberg v2 tables in one pyiceberg catalog."""
+
+    def __init__(self, catalog: Catalog, *, clock: Clock | None = None) -> None:
+        self.catalog = catalog
+        self._clock = clock
+
+    def create(
+        self, name: tuple[str, ...], schema: pa.Schema, properties: dict[str, str]
+    ) -> IcebergTable:
+        full, spec = stream_schema(schema)
+        try:
+            self._create_namespace(name[:-1])
+            handle = self.catalog.create_table(
+                name, full, partition_spec=spec, properties={**properties, "format-version": "2"}
+            )
+        except TableAlreadyExistsError:
+            raise StreamExists(f"{'.'.join(name)} exists already: load it, or choose another name") from None
+        except BatchWeaveError:
+            raise
+        except Exception as error:
+            raise StoreUnavailable(f"{'.'.join(name)} could not be created: {error}") from error
+        return IcebergTable(self.catalog, handle, clock=self._clock)
+
+    def load(self, name: tuple[str, ...]) -> IcebergTable:
+        handle = self._load(name)
+        dotted = ".".join(name)
+        if handle.metadata.format_version != SUPPORTED_VERSION and _is_stream(handle):
+            raise UnsupportedFormat(
+                f"{dotted} is an Iceberg v{handle.metadata.format_version} table, "
+                f"streams are v{SUPPORTED_VERSION}"
+            )
+        return IcebergTable(self.catalog, handle, clock=self._clock)
+
+    def streams(self) -> list[str]:
+        found = []
+        for namespace in self._namespaces(()):
+            for name in self.catalog.list_tables(namespace):
+                try:
+                    if _is_stream(self._load(tuple(name))):
+                        found.append(".".join(name))
+                except StreamNotFound:
+                    continue  # dropped meanwhile
+        return sorted(found)
+
+    def drop(self, name: tuple[str, ...]) -> None:
+        if not _is_stream(self._load(name)):
+            raise NotAStream(f"{'.'.join(name)} is not a BatchWeave stream: it was not dropped")
+        self.catalog.purge_table(name)
+
+    def _load(self, name: tuple[str, ...]) -> IcebergHandle:
+        try:
+            return self.catalog.load_table(name)
+        except (NoSuchTableError, NoSuchNamespaceError):
+            raise StreamNotFound(
+                f"there is no stream {'.'.join(name)!r} in catalog {self.catalog.name!r}"
+            ) from None
+        except BatchWeaveError:
+            raise
+        except Exception as error:
+            raise StoreUnavailable(f"{'.'.join(name)} could not be loaded: {error}") from error
+
+    def _create_namespace(self, namespace: tuple[str, ...]) -> None:
+        for depth in range(1, len(namespace) + 1):
+            try:
+                self.catalog.create_namespace(namespace[:depth])
+            except NamespaceAlreadyExistsError:
+                continue
+
+    def _namespaces(self, parent: tuple[str, ...]) -> list[tuple[str, ...]]:
+        found = []
+        for namespace in self.catalog.list_namespaces(parent):
+            parts = tuple(namespace)
+            found += [parts, *self._namespaces(parts)]
+        return found
+
+
+def _is_stream(handle: IcebergHandle) -> bool:
+    return PREFIX + "format-version" in handle.properties

@@ -1,0 +1,141 @@
+"""SQL over a stream: a DuckDB connection with the views of ``sql/views`` on one version.
+
+DuckDB's own Iceberg extension does the scanning. The connection is pinned to the metadata of the
+head, so that a query sees one version.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from batchweave.catalogs.iceberg import IcebergTable
+from batchweave.errors import InvalidSettings, StoreUnavailable
+from batchweave.stream import Stream
+from batchweave.table import Head
+
+EXTENSIONS = ("avro", "httpfs", "iceberg")
+VIEWS = ("samples", "batches", "producers")
+
+
+def query(stream: Stream, sql: str) -> duckdb.DuckDBPyRelation:
+    """Run one query on the stream's head.
+
+    Raises:
+        InvalidSettings: the query is not valid SQL, or names a view or column that is not there.
+    """
+    connection = connect(stream)
+    try:
+        relation = connection.sql(sql)
+    except duckdb.Error as error:
+        raise InvalidSettings(f"the query failed: {error}") from None
+    if relation is None:
+        raise InvalidSettings("the query returns no rows: give a SELECT")
+    return relation
+
+
+def connect(stream: Stream) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with ``samples``, ``batches`` and ``producers`` of one stream."""
+    connection = duckdb.connect()
+    for name in EXTENSIONS:
+        connection.load_extension(str(extension_path(name)))
+    head = stream.table.head()
+    connection.register("batch_parts", _batch_parts(stream, head))
+    connection.register("producer_states", _producer_states(head))
+    _register_rows(connection, stream, head)
+    for name in VIEWS:
+        connection.execute(resources.files("batchweave.sql").joinpath(f"views/{name}.sql").read_text())
+    return connection
+
+
+def extension_path(name: str) -> Path:
+    """Where the wheel of a DuckDB extension put it: nothing is downloaded at run time.
+
+    Raises:
+        InvalidSettings: the wheel is not installed for this DuckDB.
+    """
+    package = importlib.util.find_spec(f"duckdb_extension_{name}")
+    folder = Path(package.origin).parent if package and package.origin else Path()
+    path = folder / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+    if not path.is_file():
+        raise InvalidSettings(
+            f"DuckDB {duckdb.__version__} has no extension {name!r}: "
+            f"install duckdb-extension-{name}=={duckdb.__version__}"
+        )
+    return path
+
+
+def _register_rows(connection: duckdb.DuckDBPyConnection, stream: Stream, head: Head) -> None:
+    if not isinstance(stream.table, IcebergTable):
+        raise StoreUnavailable(f"{stream.name} is in a format that SQL cannot read yet")
+    handle = head.detail.handle
+    if handle.metadata_location.startswith("memory:"):
+        connection.register("rows_of_stream", handle.scan().to_arrow())
+        return
+    # A literal, not a parameter: views cannot have any. The location is the catalog's, not a user's.
+    literal = handle.metadata_location.replace("'", "''")
+    connection.execute(
+        f"create view rows_of_stream as select * from iceberg_scan('{literal}')"  # noqa: S608
+    )
+
+
+def _batch_parts(stream: Stream, head: Head) -> pa.Table:
+    rows: list[dict[str, Any]] = [
+        {
+            "step": batch.step,
+            "producer": batch.producer,
+            "sequence": batch.sequence,
+            "committed_at": batch.committed_at_ms,
+            "first_slice": part.first_slice,
+            "slices": part.slices,
+            "rows": part.rows,
+            "bytes": part.bytes,
+            "digest": part.digest,
+            "path": part.path,
+        }
+        for batch in stream.table.entries(head, head.state.watermark, head.state.next_step)
+        for part in batch.parts
+    ]
+    schema = pa.schema(
+        [
+            ("step", pa.int64()),
+            ("producer", pa.string()),
+            ("sequence", pa.int64()),
+            ("committed_at", pa.timestamp("ms", tz="UTC")),
+            ("first_slice", pa.int32()),
+            ("slices", pa.int32()),
+            ("rows", pa.int64()),
+            ("bytes", pa.int64()),
+            ("digest", pa.string()),
+            ("path", pa.string()),
+        ]
+    )
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _producer_states(head: Head) -> pa.Table:
+    rows = [
+        {
+            "producer": name,
+            "generation": producer.generation,
+            "sequence": producer.sequence,
+            "step": producer.step if producer.step >= 0 else None,
+            "last_commit_at": producer.committed_at_ms,
+        }
+        for name, producer in sorted(head.state.producers.items())
+    ]
+    schema = pa.schema(
+        [
+            ("producer", pa.string()),
+            ("generation", pa.int64()),
+            ("sequence", pa.int64()),
+            ("step", pa.int64()),
+            ("last_commit_at", pa.timestamp("ms", tz="UTC")),
+        ]
+    )
+    return pa.Table.from_pylist(rows, schema=schema)
