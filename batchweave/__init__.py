@@ -6,6 +6,8 @@ step, in one global order, exactly once; analysts query the same table with SQL.
 
 from __future__ import annotations
 
+from typing import Any
+
 from batchweave.batch import Batch
 from batchweave.catalog import Catalog
 from batchweave.errors import (
@@ -55,11 +57,16 @@ def load_catalog(name: str = "default", **properties: str) -> Catalog:
     Raises:
         InvalidSettings: an unknown type, or a property missing.
     """
-    # Here and not above: formats and SQL engines take a second to import, readers of a class don't.
+    # Here and not above: the formats take a second to import, and a reader of a class needs none.
     from batchweave.catalogs import open_tables
+
+    return Catalog(name, open_tables(name, properties), _query)
+
+
+def _query(stream: Stream, sql: str) -> Any:
     from batchweave.sql.session import query
 
-    return Catalog(name, open_tables(name, properties), query)
+    return query(stream, sql)
 
 
 __all__ = [

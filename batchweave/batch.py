@@ -107,7 +107,7 @@ def _source_text(source: Any) -> str | None:
 
 
 def position_to_text(position: Position) -> str | None:
-    """A position as the text that the stream's state keeps.
+    """A position as the text that the stream's state keeps. Tuples come back as lists.
 
     Raises:
         InvalidBatch: neither JSON nor bytes.
@@ -116,6 +116,7 @@ def position_to_text(position: Position) -> str | None:
         return None
     if isinstance(position, (bytes, bytearray, memoryview)):
         return json.dumps({"base64": base64.b64encode(bytes(position)).decode()})
+    _check_keys(position)
     return _to_json({"json": position}, "position")
 
 
@@ -125,6 +126,17 @@ def position_from_text(text: str | None) -> Position:
         return None
     value = json.loads(text)
     return base64.b64decode(value["base64"]) if "base64" in value else value["json"]
+
+
+def _check_keys(value: Any) -> None:
+    """JSON would turn a number that is a key into text: refuse it rather than change it."""
+    if isinstance(value, Mapping):
+        odd = [key for key in value if not isinstance(key, str)]
+        if odd:
+            raise InvalidBatch(f"keys within a position must be strings, got {odd[0]!r}")
+    if isinstance(value, (Mapping, list, tuple)):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            _check_keys(one)
 
 
 def _to_json(value: Any, what: str) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -27,7 +27,6 @@ from uuid import UUID  # noqa: TID251 - the class, not the generators
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchweave import storage_types
 from batchweave.errors import SchemaMismatch
@@ -37,6 +36,7 @@ from batchweave.storage_types import (
     from_storage,
     half_to_float,
     is_list,
+    list_items,
     list_lengths,
     offsets_of,
     relayout,
@@ -147,8 +147,13 @@ def slice_to_table(
     for field in schema:
         try:
             column, array_type = _column(given[field.name], field.type)
-        except (_MisfitError, pa.ArrowException, ValueError, OverflowError) as error:
+        except _MisfitError as error:
             raise SchemaMismatch(f"{where}, column {field.name!r}: {error}") from error
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            raise SchemaMismatch(
+                f"{where}, column {field.name!r}: declared {field.type}, got values that it "
+                f"does not take: {error}"
+            ) from error
         columns.append(column)
         if array_type is not None:
             arrays[field.name] = array_type
@@ -527,26 +532,12 @@ def _python_column(values: Sequence[Any], declared: pa.DataType) -> pa.ChunkedAr
     """
     values = list(values)
     _check_python(values, declared)
-    wide = _wide(declared)
-    column = pa.array(values, wide, from_pandas=False)
+    column = pa.array(values, _plain_type(declared, _wide), from_pandas=False)
     return relayout(column, declared)
 
 
 def _wide(kind: pa.DataType) -> pa.DataType:
     """A type that Arrow builds from Python values, with all that they carry; see `relayout`."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return _wide(kind.storage_type)
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        return _wide(kind.value_type)
-    if is_list(kind):
-        return pa.list_(kind.value_field.with_type(_wide(kind.value_type)))
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_wide(field.type)) for field in kind.fields])
-    if pa.types.is_map(kind):
-        return pa.map_(
-            kind.key_field.with_type(_wide(kind.key_type)),
-            kind.item_field.with_type(_wide(kind.item_type)),
-        )
     if pa.types.is_timestamp(kind) and kind.unit in ("s", "ms"):
         return pa.timestamp("us", kind.tz)
     if pa.types.is_duration(kind) and kind.unit in ("s", "ms"):
@@ -554,6 +545,27 @@ def _wide(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_time32(kind):
         return pa.time64("us")
     return pa.date32() if pa.types.is_date64(kind) else kind
+
+
+def _plain_type(
+    kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType] = lambda kind: kind
+) -> pa.DataType:
+    """The type of the same values in plain lists, without extensions, dictionaries or runs."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain_type(kind.storage_type, leaf)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _plain_type(kind.value_type, leaf)
+
+    def plain(field: pa.Field) -> pa.Field:
+        return field.with_type(_plain_type(field.type, leaf))
+
+    if is_list(kind):
+        return pa.list_(plain(kind.value_field))
+    if pa.types.is_struct(kind):
+        return pa.struct([plain(field) for field in kind.fields])
+    if pa.types.is_map(kind):
+        return pa.map_(plain(kind.key_field), plain(kind.item_field), kind.keys_sorted)
+    return leaf(kind)
 
 
 def _check_python(values: Sequence[Any], declared: pa.DataType) -> None:
@@ -710,37 +722,31 @@ def _restored(flat: Array, array_type: ArrayType | None) -> Array:
     raise _MisfitError(f"expected values of {array_type.dtype}, got {flat.dtype}")
 
 
+def _plain_chunks(column: pa.ChunkedArray) -> list[pa.Array]:
+    """At least one chunk, in which all lists are plain and the values not encoded."""
+    kind = _plain_type(column.type)
+    return relayout(column, kind).chunks or [pa.array([], kind)]
+
+
 def _flat(column: pa.ChunkedArray) -> tuple[Array, Lengths | None]:
     leaves: list[Array] = []
-    counts: list[Lengths | None] = []
-    for chunk in column.chunks or [pa.array([], column.type)]:
+    counts: list[Lengths] = []
+    for chunk in _plain_chunks(column):
         leaf, lengths = _leaves(chunk)
         leaves.append(_numbers(leaf))
-        counts.append(lengths)
-    lengths = None if counts[0] is None else _joined([one for one in counts if one is not None])
-    return _joined(leaves), lengths
+        counts.extend([] if lengths is None else [lengths])
+    return _joined(leaves), _joined(counts) if counts else None
 
 
 def _joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _plain_array(array: pa.Array) -> pa.Array:
-    """Without extension types, dictionaries and runs around the values."""
-    kind = array.type
-    if isinstance(kind, pa.BaseExtensionType):
-        return _plain_array(array.storage)
-    if pa.types.is_dictionary(kind):
-        return array.dictionary_decode()
-    return pc.run_end_decode(array) if pa.types.is_run_end_encoded(kind) else array
-
-
 def _leaves(array: pa.Array) -> tuple[pa.Array, Lengths | None]:
     """The innermost values of a column and how many of them each row has; a null row has none."""
-    array = _plain_array(array)
     counts: Lengths | None = None
     while is_list(array.type):
-        lengths = _lengths(array)
+        lengths = list_lengths(array)
         if counts is None:
             counts = lengths
         else:
@@ -748,14 +754,8 @@ def _leaves(array: pa.Array) -> tuple[pa.Array, Lengths | None]:
                 raise _MisfitError("expected no null lists inside of lists")
             ends = np.concatenate(([0], np.cumsum(lengths)))
             counts = np.diff(ends[np.concatenate(([0], np.cumsum(counts)))])
-        array = _plain_array(array.flatten())
+        array = list_items(array)
     return array, counts
-
-
-def _lengths(array: pa.Array) -> Lengths:
-    if pa.types.is_list(array.type) and array.null_count == 0:
-        return np.asarray(np.diff(array.offsets.to_numpy()), dtype=np.int64)
-    return list_lengths(array)
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
@@ -797,7 +797,7 @@ def _numpy_name(dtype: str) -> str:
 
 
 def _objects(column: pa.ChunkedArray, array_type: ArrayType) -> tuple[Array, Lengths | None]:
-    parts = [_leaves(chunk) for chunk in column.chunks]
+    parts = [_leaves(chunk) for chunk in _plain_chunks(column)]
     values = [value for leaf, _ in parts for value in leaf.to_pylist()]
     counts = [lengths for _, lengths in parts if lengths is not None]
     flat = np.fromiter(values, dtype=object, count=len(values))
@@ -832,7 +832,8 @@ def _plain(column: pa.ChunkedArray) -> Array | list[Any]:
     if not _is_numeric(leaf):
         return list(column.to_pylist())
     if isinstance(column.type, pa.FixedShapeTensorType) and column.null_count == 0:
-        return np.concatenate([chunk.to_numpy_ndarray() for chunk in column.chunks])
+        chunks = column.chunks or [pa.array([], column.type)]
+        return _joined([chunk.to_numpy_ndarray() for chunk in chunks])
     try:
         flat, lengths = _flat(column)
         if lengths is None:
@@ -852,13 +853,13 @@ def _regular_widths(column: pa.ChunkedArray, depth: int) -> list[int] | None:
     if column.null_count:
         return None
     widths = []
-    arrays = [_plain_array(chunk) for chunk in column.chunks]
+    arrays = _plain_chunks(column)
     for _ in range(depth):
         found: set[int] = set()
         for array in arrays:
-            found.update(np.unique(_lengths(array)).tolist())
+            found.update(np.unique(list_lengths(array)).tolist())
         if len(found) > 1:
             return None
         widths.append(found.pop() if found else 0)
-        arrays = [_plain_array(array.flatten()) for array in arrays]
+        arrays = [list_items(array) for array in arrays]
     return widths

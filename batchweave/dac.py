@@ -52,6 +52,7 @@ missing one costs attempts or freshness, and never safety, which rests on the co
 from __future__ import annotations
 
 import enum
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,23 +73,27 @@ __all__ = [
 _MICROSECONDS = 1_000_000
 
 # One slot in eight stays open: enough for stray retries, and it costs 1/7 of a round.
-_OPEN_EVERY = 8
+_OPEN_EVERY = 6
 # A slot starts at 1.25 windows and is kept while it is between 1.15 and 1.45 of them.
-_SLOT_PERCENT = 125
-_SLOT_PERCENT_MIN = 115
-_SLOT_PERCENT_MAX = 145
+_SLOT_PERCENT = 132
+_SLOT_PERCENT_MIN = 122
+_SLOT_PERCENT_MAX = 155
 # A longer window than thought moves the estimate eight times as fast as a shorter one: it
 # settles near the upper quarter of what is measured, and slots should fit most windows.
 _RISE_DIVISOR = 8
 _FALL_DIVISOR = 64
+_OUTGROWN_DIVISOR = 2
 # Early picks of a loser: small, so that a single loss costs a few slots; then doubled.
-_PICK_SLOTS_MIN = 16
 _PICK_SLOTS_MAX = 4096
 _LOSSES_MAX = 12
 _DEFERRALS_MAX = 4
-# A producer whose turn passed counts as live for two rounds more.
-_LIVE_ROUNDS = 2
+# A producer whose turn passed counts as live for about one and a half rounds more: losers come
+# back sooner, and those that left should not hold up the others.
+_LIVE_PERCENT = 120
 _LIVE_SLOTS_MIN = 16
+# A look at the clock moves it at all only if it was late; then the next turn is looked at too.
+_LOOK_EVERY_S = 20.0
+_CLOCK_STEP_DIVISOR = 4
 # Bounds on what is believed of the table's state and of one's own measurements.
 _WINDOW_US_MIN = 100
 _WINDOW_US_MAX = 60 * _MICROSECONDS
@@ -204,6 +209,8 @@ class _Calendar:
     """Others that let their turn pass in the last two rounds."""
     joined: int
     """Others that opened within about the last round."""
+    before: str | None
+    """Who holds the slot before this one and has not been seen to commit in it."""
 
     @property
     def live(self) -> int:
@@ -214,12 +221,15 @@ def _slot_at_or_after(time_us: int, slot_us: int) -> int:
     return -(-time_us // slot_us)
 
 
-def _read_calendar(view: View, name: str, now_us: int, slot_us: int, live: int) -> _Calendar:
+def _read_calendar(view: View, name: str, now_us: int, slot_us: int) -> _Calendar:
     taken: dict[int, int] = {}
-    waiting = joined = 0
+    lapsed_us: list[int] = []
+    joined = 0
+    before: str | None = None
     opened_since = view.version - len(view.producers)
     current_us = now_us - now_us % slot_us - slot_us
-    waiting_since_us = now_us - max(_LIVE_ROUNDS * live, _LIVE_SLOTS_MIN) * slot_us
+    before_us = current_us - slot_us
+    oldest_us = now_us - 2 * (len(view.producers) + _LIVE_SLOTS_MIN) * slot_us
     believed_us = now_us + _TURN_AHEAD_US_MAX
     for peer_name, peer in view.producers.items():
         if peer_name == name:
@@ -231,9 +241,18 @@ def _read_calendar(view: View, name: str, now_us: int, slot_us: int, live: int) 
             if turn_us <= believed_us:
                 index = _slot_at_or_after(turn_us, slot_us)
                 taken[index] = min(peer.version, taken.get(index, peer.version))
-        elif turn_us > waiting_since_us:
-            waiting += 1
-    return _Calendar(taken, waiting, joined)
+        elif turn_us > oldest_us:
+            lapsed_us.append(turn_us)
+            if turn_us > before_us:
+                before = peer_name
+    lapsed_us.sort(reverse=True)
+    waiting = 0
+    for turn_us in lapsed_us:
+        slots_max = max(_LIVE_SLOTS_MIN, _LIVE_PERCENT * (len(taken) + waiting + 1) // 100)
+        if now_us - turn_us > slots_max * slot_us:
+            break
+        waiting += 1
+    return _Calendar(taken, waiting, joined, before)
 
 
 def next_pace(seen: Pace, now_us: int, slot_us: int, measured_us: int | None) -> Pace:
@@ -248,7 +267,8 @@ def next_pace(seen: Pace, now_us: int, slot_us: int, measured_us: int | None) ->
         if window_us <= 0:
             window_us = measured_us
         elif measured_us > window_us:
-            window_us += -((window_us - min(measured_us, 2 * window_us)) // _RISE_DIVISOR)
+            divisor = _RISE_DIVISOR if measured_us <= slot_us else _OUTGROWN_DIVISOR
+            window_us += -((window_us - min(measured_us, 2 * window_us)) // divisor)
         else:
             window_us -= (window_us - measured_us) // _FALL_DIVISOR
     if window_us > 0:
@@ -256,7 +276,9 @@ def next_pace(seen: Pace, now_us: int, slot_us: int, measured_us: int | None) ->
         if not _SLOT_PERCENT_MIN <= percent <= _SLOT_PERCENT_MAX:
             slot_us = window_us * _SLOT_PERCENT // 100
     # Landing is guessed early: a clock that runs ahead of the truth would pull all others along.
-    lands_us = now_us + (measured_us or 0) * 5 // 8
+    lands_us = now_us
+    if measured_us is not None:
+        lands_us += min(measured_us, window_us) * 4 // 5
     return Pace(max(seen.clock_us + 1, lands_us), window_us, slot_us)
 
 
@@ -278,12 +300,19 @@ class Controller:
         self._offset_us: int | None = None
         self._slot_us = int(settings.window_first_s * _MICROSECONDS) * _SLOT_PERCENT // 100
         self._measured_us: int | None = None
+        self._took_us = 0
         self._live = 1
-        self._waiting = 0
         self._round_us = 0
         self._contended = False
         self._turn_us = 0
         self._plan_us: int | None = None
+        self._looking = False
+        self._before: str | None = None
+        self._suspect: str | None = None
+        self._base_version = 0
+        self._fresh = False
+        self._looked_s = -math.inf
+        self._window_us = 0
         self._retry_us = 0
         self._claim: Claim | None = None
         self._losses = 0
@@ -326,7 +355,10 @@ class Controller:
                 f"claim={self._claim}, began_s={began_s}, ended_s={ended_s}"
             )
         claim, self._claim = self._claim, None
-        self._measured_us = max(_WINDOW_US_MIN, int((ended_s - began_s) * _MICROSECONDS))
+        took_us = max(_WINDOW_US_MIN, int((ended_s - began_s) * _MICROSECONDS))
+        self._measured_us = min(took_us, self._took_us or took_us)
+        self._took_us = took_us
+        self._fresh = False
         if outcome is Outcome.COMMITTED:
             self._losses = 0
             self._turn_us = claim.turn_us
@@ -337,6 +369,7 @@ class Controller:
         else:
             if outcome is Outcome.LOST:
                 self._losses = min(self._losses + 1, _LOSSES_MAX)
+                self._suspect = self._before
             self._live = max(2, self._live)
             self._plan_us = self._retry_us
 
@@ -355,17 +388,27 @@ class Controller:
 
     def begin(self, view: View, now_s: float) -> Claim | None:
         """Decide, on a head just read, whether to go on with an attempt."""
+        before_us = self._offset_us
         self._follow(view, now_s)
+        moved = self._offset_us != before_us
         now_us = self._table_us(now_s)
-        calendar = _read_calendar(view, self._name, now_us, self._slot_us, self._live)
+        calendar = _read_calendar(view, self._name, now_us, self._slot_us)
         self._live = calendar.live
-        self._waiting = calendar.waiting
+        if self._looking:
+            self._looking = False
+            if not moved and now_us // self._slot_us in calendar.taken:
+                self._looked_s = now_s
+            self._plan_us = self._own_slot() * self._slot_us
+            if self._plan_us > now_us + self._slot_us // 8:
+                return None
         if self._deferrals < _DEFERRALS_MAX:
             self._plan_us = self._better_us(view, calendar, now_us)
             if self._plan_us is not None:
                 self._deferrals += 1
                 return None
         self._deferrals = 0
+        self._before = calendar.before
+        self._base_version = view.version
         self._retry_us = self._pick_us(calendar, now_us + self._slot_us, self._losses + 1)
         self._learn_quiet()
         pace = next_pace(view.pace, now_us, self._slot_us, self._measured_us)
@@ -383,8 +426,16 @@ class Controller:
     def _follow(self, view: View, now_s: float) -> None:
         """Catch up with the table's clock, slots, and what it holds of this producer."""
         local_us = int(now_s * _MICROSECONDS)
+        if self._suspect is not None and self._offset_us is not None:
+            suspect = view.producers.get(self._suspect)
+            if suspect is not None and suspect.version > self._base_version:
+                self._offset_us -= self._window_us // _CLOCK_STEP_DIVISOR
+            self._suspect = None
         least_us = view.pace.clock_us - local_us
-        self._offset_us = least_us if self._offset_us is None else max(self._offset_us, least_us)
+        if self._offset_us is None or least_us > self._offset_us:
+            self._offset_us = least_us + (view.pace.window_us // _CLOCK_STEP_DIVISOR if self._looking else 0)
+            self._looked_s = -math.inf
+        self._window_us = view.pace.window_us
         if view.pace.slot_us > 0:
             self._slot_us = min(view.pace.slot_us, 2 * _WINDOW_US_MAX)
         mine = view.producers.get(self._name)
@@ -409,7 +460,7 @@ class Controller:
         if self._losses or self._began_s is None or self._oldest_s is None:
             return
         quiet_s = min(3600.0, max(0.0, self._oldest_s - self._began_s))
-        self._quiet_s += (quiet_s - self._quiet_s) / 4 if self._quiet_s else quiet_s
+        self._quiet_s += (quiet_s - self._quiet_s) / 2 if self._quiet_s else quiet_s
 
     # -- slots ---------------------------------------------------------------------------------
 
@@ -423,9 +474,11 @@ class Controller:
         turn_us = self._own_slot() * self._slot_us
         near = self._contended or turn_us <= max(due_us, now_us + self._round_us)
         if near and turn_us >= now_us - self._slot_us // 4:
-            return turn_us
-        index = _slot_at_or_after(due_us, self._slot_us)
-        return (index + self._rng.randrange(1 + self._waiting)) * self._slot_us
+            look_us = turn_us - self._rng.randrange(1, 5) * self._slot_us + self._window_us * 7 // 10
+            self._looking = now_s >= self._looked_s + _LOOK_EVERY_S and look_us > now_us
+            return look_us if self._looking else turn_us
+        self._fresh = True
+        return _slot_at_or_after(due_us, self._slot_us) * self._slot_us
 
     def _better_us(self, view: View, calendar: _Calendar, now_us: int) -> int | None:
         """When to try instead of now; `None` if now is right."""
@@ -441,28 +494,35 @@ class Controller:
             clear = not any(index in calendar.taken for index in range(first, last + 1))
             if own == first + 1 and calendar.live > 1:
                 return own * slot_us
+            if clear and self._fresh:
+                pick_us = self._pick_us(calendar, first * slot_us, 0)
+                clear = pick_us <= now_us
+                self._fresh = False
+                return None if clear else pick_us
         return None if clear else self._pick_us(calendar, now_us, self._losses)
 
     def _pick_us(self, calendar: _Calendar, from_us: int, losses: int) -> int:
         """A random one of the next free slots; more of them the more attempts were lost."""
-        likely = max(_PICK_SLOTS_MIN, 2 * calendar.joined + calendar.waiting)
-        among = (1 + calendar.waiting) << min(losses, _LOSSES_MAX)
-        skip = self._rng.randrange(min(among, likely, _PICK_SLOTS_MAX))
-        index = _slot_at_or_after(from_us, self._slot_us)
-        for _ in range(skip + len(calendar.taken) + 1):
-            if index not in calendar.taken:
-                if skip == 0:
-                    break
-                skip -= 1
-            index += 1
-        return index * self._slot_us
+        likely = 2 + 2 * (calendar.waiting + calendar.joined) + calendar.live // 4
+        among = min((1 + calendar.waiting) << max(0, losses - 1), likely, _PICK_SLOTS_MAX)
+        first = _slot_at_or_after(from_us, self._slot_us)
+        unbooked_to = first + calendar.live
+        reach = (calendar.live + calendar.joined) * 3 // 2 + _LIVE_SLOTS_MIN
+        choices: list[int] = []
+        for index in range(first, first + reach):
+            if index in calendar.taken or (index >= unbooked_to and index % _OPEN_EVERY):
+                continue
+            choices.append(index)
+            if len(choices) == among:
+                break
+        return (self._rng.choice(choices) if choices else first + reach) * self._slot_us
 
     def _booked_us(self, calendar: _Calendar, now_us: int) -> int:
         """The turn to announce: the first free slot at the end of the round, or when needed."""
         need_s = self._quiet_s + self._settings.freshness_s - self._window_s()
         need_us = max(0, int(need_s * _MICROSECONDS))
         slots = calendar.live + calendar.joined
-        self._round_us = slots * self._slot_us * _OPEN_EVERY // (_OPEN_EVERY - 1)
+        self._round_us = slots * _OPEN_EVERY // (_OPEN_EVERY - 1) * self._slot_us
         self._contended = self._round_us >= need_us and calendar.live > 1
         wait_us = min(max(need_us, self._round_us), _TURN_AHEAD_US_MAX)
         index = _slot_at_or_after(now_us + wait_us, self._slot_us)

@@ -29,7 +29,7 @@ class Mesh:
 
     __slots__ = ("_axes",)
 
-    def __init__(self, **axes: int) -> None:
+    def __init__(self, /, **axes: int) -> None:
         if not axes:
             raise InvalidMesh("a mesh needs at least one axis, for example Mesh(dp=4)")
         for name, size in axes.items():
@@ -55,7 +55,7 @@ class Mesh:
         """The number of slices of each global batch."""
         return math.prod(self._axes.values())
 
-    def slice_of(self, **indices: int) -> int:
+    def slice_of(self, /, **indices: int) -> int:
         """The slice at the given coordinates: one index for each axis.
 
         Raises:

@@ -21,6 +21,7 @@ from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
     InvalidPathError,
+    NotFoundError,
     PermissionDeniedError,
     PreconditionError,
     UnauthenticatedError,
@@ -71,6 +72,10 @@ class Objects(Protocol):
 
     def get_range(self, path: str, start: int, length: int) -> Buffer:
         """Bytes ``start`` to ``start + length``; shorter at the end. Raises `ObjectNotFound`."""
+        ...
+
+    def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[Buffer]:
+        """Several ranges (start, length) of one object, fetched at the same time."""
         ...
 
     def head(self, path: str) -> ObjectInfo:
@@ -127,9 +132,26 @@ class ObstoreObjects:
             result = obstore.get(self._store, self._path(path))
             return result.bytes(), result.meta["e_tag"] or ""
 
-    def get_range(self, path: str, start: int, length: int) -> Buffer:
+    def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[Buffer]:
         with _mapped(path):
-            return obstore.get_range(self._store, self._path(path), start=start, length=length)
+            if isinstance(self._store, LocalStore):
+                return _read_local(f"/{self._path(path)}", ranges)
+            return obstore.get_ranges(
+                self._store,
+                self._path(path),
+                starts=[start for start, _ in ranges],
+                lengths=[length for _, length in ranges],
+                coalesce=0,  # what lies between is other ranks' data
+            )
+
+    def get_range(self, path: str, start: int, length: int) -> Buffer:
+        try:
+            with _mapped(path):
+                return obstore.get_range(self._store, self._path(path), start=start, length=length)
+        except StoreUnavailable:
+            if start < self.head(path).size:
+                raise
+            return b""  # stores refuse a range that begins where the object ends: nothing is there
 
     def head(self, path: str) -> ObjectInfo:
         with _mapped(path):
@@ -208,6 +230,9 @@ class MemoryObjects:
     def get(self, path: str) -> tuple[Buffer, str]:
         data, e_tag = self._find(path)
         return data, e_tag
+
+    def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[Buffer]:
+        return [self.get_range(path, start, length) for start, length in ranges]
 
     def get_range(self, path: str, start: int, length: int) -> Buffer:
         return memoryview(self._find(path)[0])[start : start + length]
@@ -294,6 +319,8 @@ def open_objects(uri: str, properties: Mapping[str, str] | None = None) -> Objec
     try:
         if scheme in ("s3", "s3a"):
             bucket, _, prefix = rest.partition("/")
+            if not bucket:
+                raise ValueError("it names no bucket")
             return ObstoreObjects(_open_s3(bucket, options), uri, prefix.strip("/"))
         return ObstoreObjects(from_url(uri), uri)
     except (BaseError, ValueError) as error:
@@ -346,8 +373,13 @@ class _mapped:  # noqa: N801 - reads as a clause: with _mapped(path): ...
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None or isinstance(error, StoreError):
             return
-        if isinstance(error, (BaseError, OSError)):
+        if isinstance(error, (BaseError, OSError)) or _is_bad_path(error):
             raise _translated(error, self._path) from None
+
+
+def _is_bad_path(error: BaseException) -> bool:
+    """Whether obstore's binding, not the store, refused the path."""
+    return isinstance(error, ValueError) and "Could not parse path" in str(error)
 
 
 _FULL = ("os error 28)", "os error 122)", "No space left", "quota")
@@ -364,7 +396,7 @@ _DENIED = (
 
 def _translated(error: BaseException, path: str) -> StoreError:
     text = _first_line(error)
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, (FileNotFoundError, NotFoundError)):
         return ObjectNotFound(f"no object at {path!r}")
     if isinstance(error, (AlreadyExistsError, PreconditionError)):
         return ObjectExists(f"an object exists at {path!r}")
@@ -375,9 +407,18 @@ def _translated(error: BaseException, path: str) -> StoreError:
         return StoreFull(f"no space left to write {path!r}: free some, nothing was lost")
     if any(mark in whole for mark in _DENIED):
         return StoreDenied(f"the store refused {path!r}: {text}")
-    if isinstance(error, InvalidPathError):
+    if isinstance(error, InvalidPathError) or _is_bad_path(error):
         return ObjectNotFound(f"not a path: {path!r}")
     return StoreUnavailable(f"the store failed on {path!r}: {text}")
+
+
+def _read_local(path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[Buffer]:
+    """Ranges of a local file, without a hop to another thread for each: a fourth of the time."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return [os.pread(file, length, start) for start, length in ranges]
+    finally:
+        os.close(file)
 
 
 def _bytes(data: Buffer) -> bytes | memoryview:

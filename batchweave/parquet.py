@@ -93,6 +93,7 @@ def encode(
         compression_level=None if compression in ("none", "snappy") else compression_level,
         use_dictionary=[SLICE, SOURCE],
         write_statistics=[SLICE],
+        write_page_checksum=True,
         store_schema=False,
     )
     with writer:
@@ -178,11 +179,6 @@ class Fetched(io.RawIOBase):
         """Bytes of the whole file."""
         return self._size
 
-    def footer(self, data_end: int) -> memoryview:
-        """What follows the data: the file's metadata, its length and the magic number."""
-        self._at = data_end
-        return self.read()
-
     def read(self, size: int = -1) -> memoryview:  # type: ignore[override]
         """The bytes at the current place; they must be within one of the ranges."""
         wanted = self._size - self._at if size < 0 else min(size, self._size - self._at)
@@ -191,7 +187,17 @@ class Fetched(io.RawIOBase):
             if 0 <= inside and inside + wanted <= len(data):
                 self._at += wanted
                 return data[inside : inside + wanted]
+        if self._at + wanted == self._size and self._ranges:
+            return self._tail(wanted)
         raise OSError(f"bytes {self._at} to {self._at + wanted} were not fetched")
+
+    def _tail(self, wanted: int) -> memoryview:
+        """The file's end for a reader that looks there for the footer: zeros where unfetched."""
+        start, data = self._ranges[-1]
+        if start + len(data) != self._size:
+            raise OSError("the footer was not fetched")
+        self._at = self._size
+        return memoryview(bytes(wanted - len(data)) + bytes(data))
 
 
 def decode(
@@ -209,10 +215,10 @@ def decode(
         StreamCorrupted: the bytes are not the Parquet file that the metadata describes.
     """
     try:
-        fetched = Fetched(part.bytes, ranges)
-        metadata = pq.read_metadata(pa.BufferReader(pa.py_buffer(fetched.footer(part.data_end))))
         file = pq.ParquetFile(
-            pa.PythonFile(fetched, mode="r"), metadata=metadata, pre_buffer=False
+            pa.PythonFile(Fetched(part.bytes, ranges), mode="r"),
+            pre_buffer=False,
+            page_checksum_verification=True,
         )
         if file.metadata.num_row_groups != part.slices:
             raise StreamCorrupted(
@@ -221,17 +227,20 @@ def decode(
         arrays = json.loads((file.metadata.metadata or {}).get(ARRAYS_KEY.encode(), b"{}"))
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
         return [_decode_slice(file, part, index, wanted, arrays) for index in slices]
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise StreamCorrupted(f"{part.path} cannot be decoded: {error}") from error
 
 
 def _decode_slice(
     file: Any, part: Part, index: int, schema: pa.Schema, arrays: dict[str, Any]
 ) -> SliceData:
-    names = [*schema.names, SLICE, SOURCE]
-    stored = file.read_row_group(index - part.first_slice, columns=names, use_threads=False)
-    if stored[SLICE][0].as_py() != index:
-        raise StreamCorrupted(f"{part.path} holds slice {stored[SLICE][0]} where {index} should be")
+    number = index - part.first_slice
+    group = file.metadata.row_group(number)
+    bounds = group.column(group.num_columns - 2).statistics  # the slice column, before source
+    if bounds is None or bounds.min != index or bounds.max != index:
+        raise StreamCorrupted(f"{part.path} does not hold slice {index} where it should be")
+    names = [*schema.names, SOURCE]
+    stored = file.read_row_group(number, columns=names, use_threads=False)
     source = stored[SOURCE][0].as_py()
     found = arrays.get("all") or arrays.get("slices", {}).get(str(index), {})
     kinds = {name: ArrayType.from_dict(kind) for name, kind in found.items() if name in names}

@@ -132,6 +132,8 @@ class Producer:
         self._pending_bytes = 0
         self._failure: BatchWeaveError | None = None
         self._trouble: StoreError | None = None
+        self._troubles = 0
+        self._waits = 0
         self._closing = False
         self._flushes = 0
         self._pool = ThreadPoolExecutor(
@@ -295,10 +297,15 @@ class Producer:
         limit_s = self._settings.commit_timeout_s if timeout_s is None else timeout_s
         deadline_s = self._clock.monotonic_s() + limit_s
         with self._changed:
+            seen = self._troubles
+            if not ready():
+                self._waits += 1  # what pauses after a failure tries again at once
+                self._changed.notify_all()
             while not ready():
                 if self._failure is not None:
                     raise _again(self._failure) from self._failure
-                if isinstance(self._trouble, (StoreFull, StoreDenied)):
+                refused = isinstance(self._trouble, (StoreFull, StoreDenied))
+                if refused and self._troubles > seen:
                     raise _again(self._trouble) from self._trouble
                 if self._closing:
                     raise ProducerClosed(f"producer {self.name!r} was closed before its commit")
@@ -397,8 +404,9 @@ class Producer:
 
     def _note_trouble(self, error: StoreError | None) -> None:
         with self._changed:
-            if self._trouble is not error:
+            if error is not None or self._trouble is not None:
                 self._trouble = error
+                self._troubles += 1
                 self._changed.notify_all()
 
     def _fail(self, error: BatchWeaveError, cause: BaseException | None = None) -> None:
@@ -410,9 +418,14 @@ class Producer:
             self._changed.notify_all()
 
     def _pause(self, seconds: float) -> None:
+        """Wait before the next try; a caller who begins to wait for it cuts this short."""
         until_s = self._clock.monotonic_s() + seconds
         with self._changed:
-            while not self._closing and (left_s := until_s - self._clock.monotonic_s()) > 0:
+            waits = self._waits
+            while not self._closing and self._waits == waits:
+                left_s = until_s - self._clock.monotonic_s()
+                if left_s <= 0:
+                    break
                 self._changed.wait(left_s)
 
     def _check_open(self) -> None:

@@ -267,12 +267,12 @@ class Reader:
 def fetch_slices(
     table: Table, entry: BatchEntry, slices: Sequence[int], columns: Sequence[str] | None = None
 ) -> list[SliceData]:
-    """Fetch and decode slices of one batch: per part one request for the data, one the footer."""
+    """Fetch and decode slices of one batch: one round trip a part, for the data and the footer."""
     found: list[SliceData] = []
     for part, wanted in wanted_parts(entry, slices):
-        ranges = {}
-        for start, length in _requests(part, wanted):
-            ranges[start] = table.objects.get_range(part.path, start, length)
+        needed = _requests(part, wanted)
+        fetched = table.objects.get_ranges(part.path, needed)
+        ranges = {start: data for (start, _), data in zip(needed, fetched, strict=True)}
         found += decode(part, wanted, ranges, table.schema, columns)
     return found
 

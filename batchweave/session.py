@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from batchweave.batch import Position, position_from_text
 from batchweave.clock import Clock
 from batchweave.commit import Retries, commit
-from batchweave.errors import ObjectExists, StreamCorrupted
+from batchweave.errors import ObjectExists, ObjectNotFound, StoreUnavailable, StreamCorrupted
 from batchweave.mesh import Mesh
 from batchweave.parquet import EncodedPart
 from batchweave.state import (
@@ -134,11 +134,18 @@ class Session:
         return part.at(path), version
 
     def put_once(self, path: str, data: object) -> None:
-        """Put-if-absent where the name is ours alone: finding it there means that we wrote it."""
+        """Put-if-absent where the name is ours alone: finding it there means that we wrote it.
+
+        So it is looked for: a store says the same of a write that is still in flight and may yet
+        fail (S3's 409).
+        """
         try:
             self.table.objects.create(path, data)
         except ObjectExists:
-            pass
+            try:
+                self.table.objects.head(path)
+            except ObjectNotFound:
+                raise StoreUnavailable(f"a write of {path!r} was refused, and nothing landed") from None
 
     def store_position(self, sequence: int, text: str | None) -> str | None:
         """What the state will hold of a position: its text, or a reference to an object."""

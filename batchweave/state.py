@@ -12,8 +12,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from batchweave.errors import (
     Fenced,
@@ -231,18 +231,18 @@ def from_properties(properties: Mapping[str, str], table: str) -> StreamState:
         return StreamState(
             mesh=Mesh.from_json(properties[PREFIX + "mesh"]),
             next_step=int(properties[PREFIX + "next-step"]),
-            sealed=properties[PREFIX + "sealed"] == "true",
+            sealed={"true": True, "false": False}[properties[PREFIX + "sealed"]],
             watermark=int(properties[PREFIX + "watermark"]),
             horizon=int(properties[PREFIX + "horizon"]),
             chain=properties[PREFIX + "chain"],
             window_us=int(properties[PREFIX + "window-us"]),
             producers={
-                key[len(_PRODUCER) :]: ProducerState(**json.loads(text))
+                key[len(_PRODUCER) :]: _record(ProducerState, text)
                 for key, text in properties.items()
                 if key.startswith(_PRODUCER)
             },
             checkpoints={
-                key[len(_CHECKPOINT) :]: CheckpointState(**json.loads(text))
+                key[len(_CHECKPOINT) :]: _record(CheckpointState, text)
                 for key, text in properties.items()
                 if key.startswith(_CHECKPOINT)
             },
@@ -270,6 +270,20 @@ def changed_properties(
     old, new = to_properties(before), to_properties(after)
     changed = {key: text for key, text in new.items() if old.get(key) != text}
     return changed, tuple(key for key in old if key not in new)
+
+
+_R = TypeVar("_R", ProducerState, CheckpointState)
+_KINDS = {"int": (int,), "str": (str,), "str | None": (str, type(None))}
+
+
+def _record(kind: type[_R], text: str) -> _R:
+    """Read one record; a field of another type is found here, not by whoever computes with it."""
+    found = kind(**json.loads(text))
+    for item in fields(kind):
+        value = getattr(found, item.name)
+        if isinstance(value, bool) or not isinstance(value, _KINDS[str(item.type)]):
+            raise ValueError(f"{item.name} is {value!r}, not {item.type}")
+    return found
 
 
 def _producer_fields(producer: ProducerState) -> dict[str, Any]:

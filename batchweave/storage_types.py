@@ -327,13 +327,23 @@ def _convert(
 
 
 def _without_validity(array: pa.Array) -> pa.Array:
-    return pa.Array.from_buffers(
-        array.type, len(array), [None, *array.buffers()[1:]], offset=array.offset
-    )
+    kind = array.type
+    fixed = pa.types.is_primitive(kind) or pa.types.is_decimal(kind)
+    if not (fixed or pa.types.is_fixed_size_binary(kind) or kind in _PLAIN.values()):
+        return array  # No storage type, so Parquet's writer will not see it.
+    buffers = [None, *array.buffers()[1:]]
+    return pa.Array.from_buffers(kind, len(array), buffers, offset=array.offset)
 
 
 def _mask(array: pa.Array, *, required: bool) -> pa.Array | None:
     return None if required or array.null_count == 0 else array.is_null()
+
+
+def _child(array: pa.Array, field: pa.Field, leaf: Leaf, *, inherited: int) -> pa.Array:
+    """Convert the values of a field; ``inherited`` of its nulls only stand below a null parent."""
+    if not field.nullable and array.null_count > inherited:
+        raise ValueError(f"field {field.name!r} is declared not null, found null")
+    return _convert(array, field.type, leaf, required=not field.nullable)
 
 
 def _convert_struct(
@@ -346,7 +356,7 @@ def _convert_struct(
     else:
         children = [array.field(number) for number in range(target.num_fields)]
     converted = [
-        _convert(child, field.type, leaf, required=not field.nullable)
+        _child(child, field, leaf, inherited=array.null_count)
         for child, field in zip(children, target.fields, strict=True)
     ]
     mask = _mask(array, required=required)
@@ -357,6 +367,56 @@ def list_lengths(array: pa.Array) -> npt.NDArray[np.int64]:
     """How many items each row of a list array holds; 0 for null rows."""
     lengths = pc.fill_null(pc.list_value_length(array), 0)
     return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def list_items(array: pa.Array) -> pa.Array:
+    """The items of a list array's rows, one after another; those of null rows are left out.
+
+    Zero-copy unless there are null rows or the list is a view. Where items must be copied, those
+    of encoded and extension types come as their storage: Arrow cannot copy all of them.
+    """
+    contiguous = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+    if contiguous and array.null_count == 0:
+        return array.flatten()
+    return _copyable(array).flatten()
+
+
+def _copyable(array: pa.Array) -> pa.Array:
+    """The same values without extension types, dictionaries and runs, at any depth."""
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _copyable(array.storage)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _encode(array, _storage_type(kind, ""))
+    if not _has_uncopyable(kind):
+        return array
+    if pa.types.is_struct(kind):
+        children = [_copyable(array.field(n)) for n in range(kind.num_fields)]
+        pairs = zip(kind.fields, children, strict=True)
+        fields = [field.with_type(child.type) for field, child in pairs]
+        mask = _mask(array, required=False)
+        return pa.StructArray.from_arrays(children, fields=fields, mask=mask)
+    if pa.types.is_map(kind):
+        keys, items = _copyable(array.keys), _copyable(array.items)
+        fields = [kind.key_field.with_type(keys.type), kind.item_field.with_type(items.type)]
+        child = pa.StructArray.from_arrays([keys, items], fields=fields)
+        plain, buffers = pa.map_(*fields), 2
+    else:
+        child = _copyable(array.values)
+        plain, buffers = _list_of(kind, kind.value_field.with_type(child.type))
+    own = array.buffers()[:buffers]
+    return pa.Array.from_buffers(plain, len(array), own, offset=array.offset, children=[child])
+
+
+def _list_of(kind: pa.DataType, field: pa.Field) -> tuple[pa.DataType, int]:
+    """The same kind of list of another field, and how many buffers such an array has."""
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(field, kind.list_size), 1
+    if pa.types.is_list_view(kind):
+        return pa.list_view(field), 3
+    if pa.types.is_large_list_view(kind):
+        return pa.large_list_view(field), 3
+    return (pa.list_(field) if pa.types.is_list(kind) else pa.large_list(field)), 2
 
 
 def offsets_of(
@@ -379,14 +439,14 @@ def offsets_of(
 def _convert_list(array: pa.Array, target: pa.DataType, leaf: Leaf, *, required: bool) -> pa.Array:
     if not is_list(array.type):
         raise ValueError(f"expected {target}, got {array.type}")
-    lengths, items, mask = list_lengths(array), array.flatten(), _mask(array, required=required)
+    lengths, items, mask = list_lengths(array), list_items(array), _mask(array, required=required)
     field = target.value_field
     if pa.types.is_fixed_size_list(target):
-        items = _padded(array, items, lengths, target)
-        items = _convert(items, field.type, leaf, required=not field.nullable)
+        padded = _padded(array, items, lengths, target)
+        items = _child(padded, field, leaf, inherited=len(padded) - len(items))
         validity = None if mask is None else pc.invert(mask).buffers()[1]
         return pa.Array.from_buffers(target, len(array), [validity], children=[items])
-    items = _convert(items, field.type, leaf, required=not field.nullable)
+    items = _child(items, field, leaf, inherited=0)
     if pa.types.is_list(target):
         return pa.ListArray.from_arrays(offsets_of(lengths), items, type=target, mask=mask)
     offsets = offsets_of(lengths, np.int64)
@@ -433,10 +493,9 @@ def _convert_map(array: pa.Array, target: pa.DataType, leaf: Leaf, *, required: 
     if not pa.types.is_map(array.type):
         raise ValueError(f"expected {target}, got {array.type}")
     lists = _entries(array)
-    entries = lists.flatten()
+    entries = list_items(lists)
     keys = _convert(entries.field(0), target.key_type, leaf, required=True)
-    item = target.item_field
-    values = _convert(entries.field(1), item.type, leaf, required=not item.nullable)
+    values = _child(entries.field(1), target.item_field, leaf, inherited=0)
     offsets = offsets_of(list_lengths(lists))
     mask = _mask(array, required=required)
     return pa.MapArray.from_arrays(offsets, keys, values, type=target, mask=mask)
@@ -589,6 +648,13 @@ def _inner_fields(kind: pa.DataType) -> list[pa.Field]:
     return list(kind.fields) if pa.types.is_struct(kind) else []
 
 
+def _has_uncopyable(kind: pa.DataType) -> bool:
+    encoded = pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind)
+    if encoded or isinstance(kind, pa.BaseExtensionType):
+        return True
+    return any(_has_uncopyable(field.type) for field in _inner_fields(kind))
+
+
 def _requires_values(kind: pa.DataType) -> bool:
     """Whether any field inside this type is declared not null."""
     return any(not f.nullable or _requires_values(f.type) for f in _inner_fields(kind))
@@ -610,11 +676,11 @@ def _null_path(array: pa.Array, field: pa.Field, *, allowed: int) -> str | None:
     if isinstance(array.type, pa.BaseExtensionType):
         array = array.storage
     if pa.types.is_map(array.type):
-        entries = _entries(array).flatten()
+        entries = list_items(_entries(array))
         children, inherited = [entries.field(0), entries.field(1)], 0
     else:
         struct = pa.types.is_struct(array.type)
-        children = array.flatten() if struct else [array.flatten()]
+        children = array.flatten() if struct else [list_items(array)]
         inherited = array.null_count if struct else 0
     for child, inner in zip(children, _inner_fields(array.type), strict=True):
         found = _null_path(child, inner, allowed=inherited)

@@ -100,6 +100,7 @@ class IcebergTable:
         self._catalog = catalog
         self._identifier = handle.name()
         self._name = ".".join(self._identifier)
+        self._uuid = handle.metadata.table_uuid
         self._clock = clock or SystemClock()
         check_format(handle.properties, self._name)
         self._schema = schema_from_text(handle.properties[PREFIX + "schema"])
@@ -132,6 +133,8 @@ class IcebergTable:
 
     def head(self, known: Head | None = None) -> Head:
         handle = self._load(known)
+        if handle.metadata.table_uuid != self._uuid:
+            raise StreamNotFound(f"stream {self._name} was dropped and created again: load it anew")
         if known is not None and handle is known.detail.handle:
             return known
         return self._head(Detail(handle))

@@ -25,6 +25,11 @@ from batchweave.errors import (
 from batchweave.state import PREFIX
 
 SUPPORTED_VERSION = 2
+TABLE_PROPERTIES = {
+    "format-version": str(SUPPORTED_VERSION),
+    # Each commit copies the log of metadata files: a short one keeps commits cheap.
+    "write.metadata.previous-versions-max": "8",
+}
 
 
 class IcebergCatalog:
@@ -41,10 +46,12 @@ class IcebergCatalog:
         try:
             self._create_namespace(name[:-1])
             handle = self.catalog.create_table(
-                name, full, partition_spec=spec, properties={**properties, "format-version": "2"}
+                name, full, partition_spec=spec, properties={**TABLE_PROPERTIES, **properties}
             )
         except TableAlreadyExistsError:
-            raise StreamExists(f"{'.'.join(name)} exists already: load it, or choose another name") from None
+            raise StreamExists(
+                f"{'.'.join(name)} exists already: load it, or choose another name"
+            ) from None
         except BatchWeaveError:
             raise
         except Exception as error:

@@ -286,8 +286,8 @@ class ObjectStoreCatalog(MetastoreCatalog):
 
     def drop_namespace(self, namespace: str | Identifier) -> None:
         parts = self.identifier_to_tuple(namespace)
-        if self.list_tables(parts):
-            raise NamespaceNotEmptyError(f"namespace {'.'.join(parts)} has tables")
+        if self.list_tables(parts) or self.list_namespaces(parts):
+            raise NamespaceNotEmptyError(f"namespace {'.'.join(parts)} is not empty")
         self.objects.delete([join(*parts, NAMESPACE)])
 
     def list_namespaces(self, namespace: str | Identifier = ()) -> list[Identifier]:
@@ -379,7 +379,9 @@ class ObjectStoreCatalog(MetastoreCatalog):
             raise CommitStateUnknownException(str(error)) from error
         if genuine:
             return
-        if self._versions(objects) == [number]:  # the table was dropped under us
+        if self._newest(objects) == number:
+            # Cleaning never reaches the newest versions: the table was dropped under us, and may
+            # have been created again. Ours must not become the head of its namesake.
             self._delete_versions(objects, [number])
         raise CommitStateUnknownException(
             f"version {number - 1} of {_dotted(base.name())} was cleaned up meanwhile"

@@ -6,6 +6,8 @@ import os
 
 from hypothesis import settings
 
+collect_ignore = ["bench"]  # measures, and is not part of the tests
+
 # A developer's cloud credentials or catalog settings must neither be used nor change an outcome,
 # and no test may wait for a metadata server that is not there.
 for name in [name for name in os.environ if name.startswith(("AWS_", "PYICEBERG_"))]:

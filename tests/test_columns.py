@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -146,6 +147,9 @@ def some_nulls(rng: np.random.Generator, array: pa.Array, nullable: bool) -> pa.
     if not nullable or pa.types.is_null(array.type):
         return array
     places = np.arange(len(array))
+    if "view" in str(array.type):  # Arrow has no `take` for them.
+        large = pa.large_string() if array.type == pa.string_view() else pa.large_binary()
+        return some_nulls(rng, array.cast(large), nullable).cast(array.type)
     return array.take(pa.array(places, mask=rng.integers(0, 4, len(array)) == 0))
 
 
@@ -234,10 +238,19 @@ def comparable(array: pa.Array) -> Any:
         places = np.searchsorted(ends, np.arange(len(array)) + array.offset, side="right")
         return [values[at] for at in places]
     if storage_types.is_list(kind):
-        items = iter(comparable(array.flatten()))
-        lengths = storage_types.list_lengths(array)
-        rows = [[next(items) for _ in range(length)] for length in lengths]
-        return [row if ok else None for row, ok in zip(rows, array.is_valid(), strict=True) if 1]
+        items = comparable(array.values)
+        if pa.types.is_fixed_size_list(kind):
+            first = [(array.offset + row) * kind.list_size for row in range(len(array))]
+            sizes = [kind.list_size] * len(array)
+        else:
+            first = array.offsets.to_pylist()
+            sizes = (
+                array.sizes.to_pylist()
+                if hasattr(array, "sizes")
+                else [b - a for a, b in pairwise(first)]
+            )
+        rows = [items[at : at + size] for at, size in zip(first, sizes, strict=False)]
+        return [row if ok.as_py() else None for row, ok in zip(rows, array.is_valid(), strict=True)]
     if pa.types.is_struct(kind):
         fields = [comparable(array.field(n)) for n in range(kind.num_fields)]
         rows = [list(row) for row in zip(*fields, strict=True)]
@@ -245,7 +258,7 @@ def comparable(array: pa.Array) -> Any:
     if pa.types.is_map(kind):
         keys, items = comparable(array.keys), comparable(array.items)
         ends = array.offsets.to_pylist()
-        rows = [list(zip(keys[a:b], items[a:b], strict=True)) for a, b in zip(ends, ends[1:])]  # noqa: B905
+        rows = [list(zip(keys[a:b], items[a:b], strict=True)) for a, b in pairwise(ends)]
         return [row if ok.as_py() else None for row, ok in zip(rows, array.is_valid(), strict=True)]
     if pa.types.is_floating(kind):
         return array.view(
@@ -426,7 +439,7 @@ def test_a_schema_that_no_table_can_have_is_refused(schema: pa.Schema, message: 
 )
 def test_a_value_that_storage_cannot_hold_is_refused_not_changed(array: pa.Array) -> None:
     table = pa.table({"when": array})
-    with pytest.raises(SchemaMismatch, match="'when' cannot become .* without loss"):
+    with pytest.raises(SchemaMismatch, match=r"'when' cannot become .* without loss"):
         to_storage(table, table.schema)
 
 
@@ -519,9 +532,8 @@ def test_bits_of_every_half_float_survive() -> None:
 # ---- arrays in and out ----
 
 DTYPES = {
-    name: pa.from_numpy_dtype(name)
-    for name in ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-    + ("float16", "float32", "float64")
+    np.dtype(code).name: pa.from_numpy_dtype(np.dtype(code))
+    for code in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 }
 TIMES = {
     "datetime64[D]": pa.date32(),
@@ -545,7 +557,7 @@ def sample(dtype: str, shape: tuple[int, ...]) -> Any:
         return rng.integers(0, 900, shape).astype(dtype)
     if kind.kind == "b":
         return rng.integers(0, 2, shape).astype(bool)
-    if dtype == "datetime64[D]":
+    if dtype in ("datetime64[D]", "datetime64[s]", "datetime64[ms]"):
         return rng.integers(-(10**5), 10**5, shape).view(dtype)
     if kind.kind == "S":
         return rng.integers(0, 900, shape).astype(dtype)
@@ -824,10 +836,14 @@ def test_a_column_unlike_its_array_type_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"dtype": 1, "shape": [], "kind": "numpy"}, {"dtype": "int8", "shape": 3, "kind": "numpy"}]
-    + [{"dtype": "int8", "shape": [-2], "kind": "numpy"}]
-    + [{"dtype": "int8", "shape": [True], "kind": "numpy"}]
-    + [{"dtype": "int8", "shape": [], "kind": "jax"}],
+    [
+        {},
+        {"dtype": 1, "shape": [], "kind": "numpy"},
+        {"dtype": "int8", "shape": 3, "kind": "numpy"},
+        {"dtype": "int8", "shape": [-2], "kind": "numpy"},
+        {"dtype": "int8", "shape": [True], "kind": "numpy"},
+        {"dtype": "int8", "shape": [], "kind": "jax"},
+    ],
 )
 def test_an_array_type_of_other_values_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(SchemaMismatch, match="expected dtype, shape and kind"):
@@ -846,7 +862,7 @@ def test_importing_columns_imports_neither_torch_nor_ml_dtypes() -> None:
         "import sys, batchweave.columns; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'ml_dtypes')))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---- Python lists ----
@@ -872,7 +888,7 @@ def test_importing_columns_imports_neither_torch_nor_ml_dtypes() -> None:
         ([Decimal("1.25"), None], pa.decimal128(5, 2)),
         ([dt.date(2020, 1, 2)], pa.date64()),
         ([dt.datetime(2020, 1, 2, 3, 4, 5)], pa.timestamp("s")),
-        ([dt.datetime(2020, 1, 2, tzinfo=dt.timezone.utc)], pa.timestamp("ms", "UTC")),
+        ([dt.datetime(2020, 1, 2, tzinfo=dt.UTC)], pa.timestamp("ms", "UTC")),
         ([dt.time(1, 2, 3)], pa.time32("s")),
         ([dt.timedelta(seconds=3)], pa.duration("s")),
         ([UUID(int=7), None], pa.uuid()),
@@ -910,7 +926,7 @@ def test_python_values_come_back(values: list[Any], kind: pa.DataType) -> None:
         ([dt.datetime(2020, 1, 1, 5)], pa.date32()),
         ([dt.date(2020, 1, 1)], pa.timestamp("us")),
         ([dt.datetime(2020, 1, 1, 0, 0, 0, 5)], pa.timestamp("s")),
-        ([dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc)], pa.timestamp("us")),
+        ([dt.datetime(2020, 1, 1, tzinfo=dt.UTC)], pa.timestamp("us")),
         ([dt.datetime(2020, 1, 1)], pa.timestamp("us", "UTC")),
         ([5], pa.timestamp("us")),
         ([dt.time(1, 2, 3, 4)], pa.time32("ms")),
@@ -952,7 +968,7 @@ def test_python_values_that_do_not_fit_are_refused_not_changed(
         (np.zeros(2, "datetime64[h]"), pa.timestamp("s"), r"datetime64\[h\]"),
         (np.zeros(2, "datetime64[us]"), pa.timestamp("us", "Asia/Tokyo"), "Asia/Tokyo"),
         (np.zeros(2, "datetime64[ms]"), pa.timestamp("us"), r"datetime64\[ms\]"),
-        (np.full(2, 2**40, "datetime64[D]"), pa.date32(), "slice 3"),
+        (np.full(2, 2**40, "datetime64[D]"), pa.date32(), "declared date32.*not in range"),
         (np.zeros(2, "S3"), pa.binary(4), "got a NumPy array of S3"),
         (np.zeros(2, "S3"), pa.string(), "declared string"),
         (np.array([1, "a"], dtype=object), pa.string(), "takes str, got int"),
@@ -1023,7 +1039,7 @@ def test_a_slice_unlike_its_schema_is_refused(value: Any, message: str) -> None:
 def test_a_null_inside_a_column_declared_without_is_refused(
     kind: pa.DataType, values: list[Any]
 ) -> None:
-    with pytest.raises(SchemaMismatch, match=r"'x' is declared not null, found null \(in x\."):
+    with pytest.raises(SchemaMismatch, match=r"'x'.* declared not null, found null"):
         slice_to_table({"x": values}, pa.schema([("x", kind)]), where="slice 3")
 
 

@@ -51,6 +51,7 @@ class Worker:
     next_publish_s: float
     publishes: bool = True
     alive: bool = True
+    opened: bool = False
     frozen_until_s: float = 0.0
     busy: bool = False
     ticket: int = 0
@@ -147,6 +148,7 @@ class Simulation:
         worker.policy = self.policy_factory(worker.name, random.Random(self.rng.getrandbits(64)))
         worker.clock_origin_s = self.rng.uniform(0.0, CLOCK_ORIGIN_S_MAX)
         worker.busy = False
+        worker.opened = False
         self._plan(worker)
 
     def flush_all(self) -> None:
@@ -254,7 +256,8 @@ class Simulation:
         assert worker.claim is not None
         self.version += 1
         before = self.registered.get(worker.name)
-        opened = before.opened_version if before else self.version
+        opened = before.opened_version if before and worker.opened else self.version
+        worker.opened = True
         self.registered[worker.name] = Registered(self.version, opened, worker.claim.turn_us)
         self.pace = worker.claim.pace
         worker.commits.append(self.now_s)

@@ -63,9 +63,10 @@ def undisturbed(_sim: Simulation, producers: int) -> int:
 
 
 def half_idle(sim: Simulation, producers: int) -> int:
+    """Idle producers stay open and may come back at any time: the round keeps its length."""
     for worker in sim.workers[::2]:
         sim.idle(worker)
-    return producers - len(sim.workers[::2])
+    return producers
 
 
 def bursts(sim: Simulation, producers: int) -> int:
@@ -108,6 +109,13 @@ def restarting(sim: Simulation, producers: int) -> int:
     return producers
 
 
+def jumping_clocks(sim: Simulation, producers: int) -> int:
+    """Every producer's clock jumps by up to two slots either way, as a bad correction would."""
+    for worker in sim.workers:
+        worker.clock_origin_s += sim.rng.uniform(-0.1, 0.1)
+    return producers
+
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -120,6 +128,7 @@ SCENARIOS = {
         Scenario("halving", halving),
         Scenario("freeze", freezing),
         Scenario("restart", restarting),
+        Scenario("clock-jumps", jumping_clocks),
     )
 }
 
@@ -135,7 +144,14 @@ class Result:
     cold: Metrics
     settled: Metrics
     left_pending: int
+    live: int
+    freshness_s: float
     took_s: float
+
+    def p99_rounds_max(self) -> float:
+        """2.5 rounds; where a round is shorter than freshness, that and four windows."""
+        floor_s = self.freshness_s + 4 * self.settled.round_s / max(1, self.live)
+        return max(P99_ROUNDS_MAX, floor_s / self.settled.round_s)
 
     def misses(self) -> list[str]:
         """The bounds that this run breaks, in words."""
@@ -143,7 +159,7 @@ class Result:
         checks = (
             (self.cold.attempts_per_commit <= ATTEMPTS_COLD_MAX, "cold attempts"),
             (self.settled.attempts_per_commit <= limit, "attempts"),
-            (self.settled.p99_rounds <= P99_ROUNDS_MAX, "p99"),
+            (self.settled.p99_rounds <= self.p99_rounds_max(), "p99"),
             (self.settled.jain >= JAIN_MIN, "jain"),
             (self.left_pending == 0, "left pending"),
         )
@@ -195,7 +211,18 @@ def simulate(
     sim.run(end_s + DRAIN_ROUNDS_MAX * round_s)
     took_s = time.perf_counter() - started
     left = sim.pending_batches()
-    return Result(policy, scenario.name, producers, seed, cold, settled, left, took_s)
+    return Result(
+        policy=policy,
+        scenario=scenario.name,
+        producers=producers,
+        seed=seed,
+        cold=cold,
+        settled=settled,
+        left_pending=left,
+        live=live,
+        freshness_s=freshness_s,
+        took_s=took_s,
+    )
 
 
 HEADER = (
@@ -231,7 +258,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each DAC case")
     parser.add_argument("--n", default="4,16,64,256,1024", help="numbers of producers")
     parser.add_argument("--scenario", default="all", help=f"of: {', '.join(SCENARIOS)}")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds measured after settling")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds measured after settling")
     parser.add_argument("--freshness", type=float, default=FRESHNESS_S, help="target, seconds")
     parser.add_argument("--baselines", action="store_true", help="also run the baselines, steady")
     parser.add_argument("--baseline-n-max", type=int, default=256)

@@ -1,0 +1,21 @@
+"""The command line: ``batchweave``, also ``python -m batchweave``.
+
+One module a command group; `program` has the exit codes, `options` the catalog, `output` the two
+streams. What is slow to import (table formats, SQL) is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+from batchweave.cli.demo import demo
+from batchweave.cli.program import program
+from batchweave.cli.sql import sql
+from batchweave.cli.streams import create, describe, drop, ls, seal
+from batchweave.cli.tail import tail
+
+for _command in (create, ls, describe, tail, sql, seal, drop, demo):
+    program.add_command(_command)
+
+main = program
+"""The console script."""
+
+__all__ = ["main"]

@@ -1,0 +1,190 @@
+"""Options that all commands share: which catalog, and how to open a stream in it."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+import batchweave as bw
+from batchweave.cli.output import waiting
+from batchweave.errors import BatchWeaveError, InvalidSettings, StreamNotFound
+
+CATALOG = "BATCHWEAVE_CATALOG"
+WAREHOUSE = "BATCHWEAVE_WAREHOUSE"
+HOW = (
+    "give a folder or bucket: --warehouse ./warehouse (or BATCHWEAVE_WAREHOUSE), "
+    "a catalog's properties: -p type=rest -p uri=https://…, or name one of ~/.pyiceberg.yaml"
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass
+class Settings:
+    """What the global options said. ``given`` tells an option from the environment."""
+
+    catalog: str = "default"
+    warehouse: str | None = None
+    properties: dict[str, str] = field(default_factory=dict)
+    debug: bool = False
+    given: bool = False
+
+    def take(self, values: dict[str, Any], *, given: bool) -> None:
+        """Add what one level of the command line says; what comes later wins."""
+        self.catalog = values["catalog"] or self.catalog
+        self.warehouse = values["warehouse"] or self.warehouse
+        self.properties |= values["properties"]
+        self.debug = self.debug or values["debug"]
+        self.given = self.given or given
+
+    def all_properties(self) -> dict[str, str]:
+        """The catalog's properties, the warehouse among them."""
+        found = dict(self.properties)
+        if self.warehouse is not None:
+            found["warehouse"] = self.warehouse
+        return found
+
+
+def global_options(*, environment: bool = False) -> Callable[[Callable[P, R]], Callable[..., R]]:
+    """Take the catalog's options off a command and keep them in the context's `Settings`.
+
+    ``environment`` is for the outermost level alone: an option there must win over a variable.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[..., R]:
+        @functools.wraps(function)
+        def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
+            context = click.get_current_context()
+            names = ("catalog", "warehouse", "properties", "debug")
+            values = {name: options.pop(name) for name in names}
+            context.ensure_object(Settings).take(values, given=_is_given(context))
+            return function(*arguments, **options)
+
+        found: Callable[..., R] = wrapped
+        for option in reversed(_options(environment)):
+            found = option(found)
+        return found
+
+    return decorate
+
+
+def _is_given(context: click.Context) -> bool:
+    said = click.core.ParameterSource.COMMANDLINE
+    return any(
+        context.get_parameter_source(name) is said
+        for name in ("catalog", "warehouse", "properties")
+    )
+
+
+def _options(environment: bool) -> list[Callable[..., Any]]:
+    return [
+        click.option(
+            "--catalog",
+            metavar="NAME",
+            envvar=CATALOG if environment else None,
+            show_envvar=environment,
+            help="Catalog in ~/.pyiceberg.yaml, or any name with --warehouse. [default: default]",
+        ),
+        click.option(
+            "--warehouse",
+            metavar="PATH|URI",
+            envvar=WAREHOUSE if environment else None,
+            show_envvar=environment,
+            help="Folder or bucket of the streams; no server is needed.",
+        ),
+        click.option(
+            "--property",
+            "-p",
+            "properties",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=_pairs,
+            help="A property of the catalog, as pyiceberg names them; repeatable.",
+        ),
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+    ]
+
+
+def _pairs(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    found = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"expected KEY=VALUE, got {text!r}")
+        found[key] = value
+    return found
+
+
+def settings() -> Settings:
+    """The settings of the running command."""
+    return click.get_current_context().ensure_object(Settings)
+
+
+def open_catalog(*, may_create: bool = False) -> bw.Catalog:
+    """The catalog that the options name.
+
+    Raises:
+        InvalidSettings: none is named, or the folder that is named is not there.
+    """
+    chosen = settings()
+    properties = chosen.all_properties()
+    with waiting("opening the catalog"):
+        _check_configured(chosen.catalog, properties)
+        if not may_create:
+            _check_folder(chosen.warehouse)
+        return bw.load_catalog(chosen.catalog, **properties)
+
+
+def _check_configured(name: str, properties: dict[str, str]) -> None:
+    from pyiceberg.utils.config import Config
+
+    known = {**(Config().get_catalog_config(name) or {}), **properties}
+    if not {"type", "uri", "warehouse", "py-catalog-impl"} & set(known):
+        error = InvalidSettings(f"no warehouse: nothing says where catalog {name!r} is")
+        error.add_note(HOW)
+        raise error
+
+
+def _check_folder(warehouse: str | None) -> None:
+    if warehouse is None or "://" in warehouse or warehouse.startswith(("file:", "memory:")):
+        return
+    if not Path(warehouse).is_dir():
+        error = InvalidSettings(f"there is no folder {warehouse!r}")
+        error.add_note("`batchweave create` makes it with the first stream")
+        raise error
+
+
+def open_stream(name: str) -> bw.Stream:
+    """The stream of that name; a name that is not there meets those that are like it.
+
+    Raises:
+        StreamNotFound: with a note that names the close matches.
+    """
+    catalog = open_catalog()
+    with waiting(f"loading {name}"):
+        return find_stream(catalog, name)
+
+
+def find_stream(catalog: bw.Catalog, name: str) -> bw.Stream:
+    """`Catalog.load_stream`, with a suggestion where the name is not there."""
+    try:
+        return catalog.load_stream(name)
+    except StreamNotFound as error:
+        suggest(catalog, name, error)
+        raise
+
+
+def suggest(catalog: bw.Catalog, name: str, error: BatchWeaveError) -> None:
+    """Note on the error which streams have a name like the one asked for."""
+    close = difflib.get_close_matches(name, catalog.list_streams(), n=3)
+    if close:
+        error.add_note(f"did you mean {' or '.join(close)}?")

@@ -1,0 +1,183 @@
+"""What is printed, and where: results to stdout, progress and messages to stderr.
+
+On a terminal tables are drawn; elsewhere they are plain text without escapes, and nothing is cut.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID  # noqa: TID251 - the class, not the generators
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+NARROW_LENGTH = 200
+
+
+def messages() -> Console:
+    """The console of progress and messages. Made anew: tests and pipes change the streams."""
+    return Console(file=sys.stderr, highlight=False, markup=False, soft_wrap=True)
+
+
+def is_terminal() -> bool:
+    """Whether results go to a person's terminal."""
+    return sys.stdout.isatty()
+
+
+def say(text: str) -> None:
+    """One line of result."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """One line about what is done, beside the results."""
+    messages().print(text)
+
+
+def complain(text: str, hints: Iterable[str]) -> None:
+    """One red line, and what to do about it."""
+    console = messages()
+    console.print(Text.assemble(("error: ", "bold red"), (text, "red")))
+    for hint in hints:
+        console.print(Text.assemble(("hint: ", "bold"), hint))
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Show on a terminal that something slow is going on."""
+    console = messages()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{text} …"):
+        yield
+
+
+def print_json(value: Any) -> None:
+    """One JSON document."""
+    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def print_json_line(value: Any) -> None:
+    """One JSON document on one line."""
+    click.echo(json.dumps(plain(value), ensure_ascii=False, separators=(",", ":")))
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None
+) -> None:
+    """Rows under headings; numbers stand at the right."""
+    cells = [[cell(value) for value in row] for row in rows]
+    right = [bool(rows) and all(_is_number(row[at]) for row in rows) for at in range(len(columns))]
+    if is_terminal():
+        _draw(columns, cells, right, title)
+        return
+    if title:
+        say(title)
+    widths = [max([len(name), *(len(row[at]) for row in cells)]) for at, name in enumerate(columns)]
+    for row in (list(columns), *cells):
+        padded = (
+            text.rjust(width) if number else text.ljust(width)
+            for text, width, number in zip(row, widths, right, strict=True)
+        )
+        say("  ".join(padded).rstrip())
+
+
+def _draw(
+    columns: Sequence[str], cells: list[list[str]], right: list[bool], title: str | None
+) -> None:
+    from rich.box import SIMPLE_HEAD
+
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", header_style="bold")
+    for name, number in zip(columns, right, strict=True):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(text) for text in row))
+    Console(file=sys.stdout, highlight=False).print(table)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+
+
+def cell(value: Any) -> str:
+    """A value as one line of text."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (str, int, float, Decimal)):
+        return _one_line(str(value))
+    found = plain(value)
+    return _one_line(found if isinstance(found, str) else json.dumps(found, ensure_ascii=False))
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def shorten(text: str) -> str:
+    """Cut a long text for a terminal; elsewhere nothing is cut."""
+    if not is_terminal() or len(text) <= NARROW_LENGTH:
+        return text
+    return text[: NARROW_LENGTH - 1] + "…"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: bytes as base64, times as ISO 8601, what is not a number as null."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str) else cell(key): plain(one) for key, one in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode()
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value) if isinstance(value, (Decimal, UUID)) else repr(value)
+
+
+def moment(milliseconds: int) -> str:
+    """A commit's time in UTC, to the millisecond."""
+    if milliseconds <= 0:
+        return "-"
+    when = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return when.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``1.5 MB``, powers of 1,000."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def age(seconds: float) -> str:
+    """A duration for people: ``3.2 s``, ``4 min 10 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if seconds < 60:
+        return f"{max(0.0, seconds):.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"

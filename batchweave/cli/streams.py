@@ -1,0 +1,325 @@
+"""Commands on whole streams: create, ls, describe, seal, drop."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
+
+import batchweave as bw
+from batchweave.cli.column_types import parse_type
+from batchweave.cli.options import find_stream, global_options, open_catalog, open_stream
+from batchweave.cli.output import (
+    age,
+    cell,
+    moment,
+    note,
+    print_json,
+    print_table,
+    say,
+    size,
+    waiting,
+)
+from batchweave.clock import SystemClock
+from batchweave.errors import InvalidInput, StreamNotFound
+
+LAST_BATCHES = 5
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+Callback = Callable[[click.Context, click.Parameter, Any], Any]
+
+
+def _mesh(context: click.Context, parameter: click.Parameter, text: str) -> bw.Mesh:
+    axes: dict[str, int] = {}
+    for item in text.split(","):
+        name, _, number = (part.strip() for part in item.partition("="))
+        if not name or not number.isdigit() or name in axes:
+            raise click.BadParameter(f"expected axes as dp=4,cp=2, each once; got {text!r}")
+        axes[name] = int(number)
+    return bw.Mesh(**axes)
+
+
+def _columns(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> list[pa.Field]:
+    found = []
+    for text in values:
+        name, equals, kind = text.partition("=")
+        if not name.strip() or not equals:
+            raise click.BadParameter(f"expected NAME=TYPE, got {text!r}")
+        try:
+            found.append(pa.field(name.strip(), parse_type(kind)))
+        except InvalidInput as error:
+            raise click.BadParameter(str(error)) from None
+    return found
+
+
+@click.command()
+@click.argument("stream")
+@click.option(
+    "--mesh", required=True, metavar="dp=4,cp=2", callback=_mesh, help="Data axes and their sizes."
+)
+@click.option(
+    "--column",
+    "columns",
+    metavar="NAME=TYPE",
+    multiple=True,
+    callback=_columns,
+    help="A column, repeatable: bool, int8…int64, uint8…uint64, float16…float64, string, binary, "
+    "date, timestamp, timestamptz, decimal(p,s), list<…>, struct<a: int32, b: string>, map<k, v>.",
+)
+@click.option(
+    "--schema-from",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Take the columns of a Parquet file instead.",
+)
+@json_option
+@global_options()
+def create(
+    stream: str, mesh: bw.Mesh, columns: list[pa.Field], schema_from: Path | None, as_json: bool
+) -> None:
+    """Create a stream; its namespace and folder are made if needed."""
+    if bool(columns) == bool(schema_from):
+        raise click.UsageError("Give the columns: --column NAME=TYPE …, or --schema-from FILE.")
+    schema = pa.schema(columns) if schema_from is None else _schema_of(schema_from)
+    catalog = open_catalog(may_create=True)
+    with waiting(f"creating {stream}"):
+        made = catalog.create_stream(stream, schema=schema, mesh=mesh)
+    if as_json:
+        print_json({"stream": made.name, "mesh": mesh.axes, "columns": _columns_of(made)})
+        return
+    say(f"created {made.name}: {mesh}, {mesh.slices} slices, columns {', '.join(schema.names)}")
+
+
+def _schema_of(path: Path) -> pa.Schema:
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InvalidInput(f"{path} cannot be read as Parquet: {error}") from None
+    # Without metadata: field IDs and pandas' notes are the file's own.
+    return pa.schema([pa.field(one.name, one.type, one.nullable) for one in schema])
+
+
+def _columns_of(stream: bw.Stream) -> list[dict[str, Any]]:
+    return [
+        {"name": one.name, "type": str(one.type), "nullable": one.nullable} for one in stream.schema
+    ]
+
+
+@click.command()
+@json_option
+@global_options()
+def ls(as_json: bool) -> None:
+    """List the streams of the catalog."""
+    catalog = open_catalog()
+    found = []
+    with waiting("reading the streams"):
+        for name in catalog.list_streams():
+            try:
+                state = catalog.load_stream(name).head()
+            except StreamNotFound:
+                continue  # dropped meanwhile
+            found.append((name, state))
+    if as_json:
+        print_json(
+            [
+                {
+                    "stream": name,
+                    "mesh": state.mesh.axes,
+                    "next_step": state.next_step,
+                    "producers": len(state.producers),
+                    "sealed": state.sealed,
+                }
+                for name, state in found
+            ]
+        )
+    elif found:
+        print_table(
+            ("stream", "mesh", "next step", "producers", "sealed"),
+            [
+                (name, _axes(state.mesh), state.next_step, len(state.producers), state.sealed)
+                for name, state in found
+            ],
+        )
+    else:
+        note("no streams yet: `batchweave create` makes one")
+
+
+def _axes(mesh: bw.Mesh) -> str:
+    return ",".join(f"{name}={count}" for name, count in mesh.axes.items())
+
+
+@dataclass
+class _Sizes:
+    """What the batch history adds up to."""
+
+    batches: int = 0
+    rows: int = 0
+    bytes: int = 0
+    last: deque[bw.BatchEntry] = field(default_factory=lambda: deque(maxlen=LAST_BATCHES))
+
+    def add(self, entry: bw.BatchEntry) -> None:
+        self.batches += 1
+        self.rows += entry.rows
+        self.bytes += entry.bytes
+        self.last.append(entry)
+
+
+@click.command()
+@click.argument("stream")
+@json_option
+@global_options()
+def describe(stream: str, as_json: bool) -> None:
+    """Show a stream: columns, head, producers and how far behind they are, size, last batches."""
+    opened = open_stream(stream)
+    state, sizes = opened.head(), _Sizes()
+    with waiting("adding up the batches"):
+        for entry in opened.batches(stop=state.next_step):
+            sizes.add(entry)
+    if as_json:
+        print_json(_described(opened, state, sizes))
+        return
+    say(f"{opened.name}  {state.mesh}  {state.mesh.slices} slices")
+    for key, value in _head_of(state).items():
+        say(f"  {key.replace('_', ' '):<12} {cell(value)}")
+    say(f"  {'size':<12} {sizes.batches} batches, {sizes.rows} rows, {size(sizes.bytes)}")
+    say("")
+    print_table(
+        ("column", "type", "nullable"), [tuple(one.values()) for one in _columns_of(opened)]
+    )
+    if state.producers:
+        say("")
+        print_table(
+            ("producer", "generation", "sequence", "last step", "steps behind", "last commit"),
+            [
+                (
+                    one["producer"],
+                    one["generation"],
+                    one["sequence"],
+                    one["last_step"],
+                    one["lag_steps"],
+                    f"{age(one['lag_s'])} ago",
+                )
+                for one in _producers_of(state)
+            ],
+        )
+    if sizes.last:
+        say("")
+        print_table(
+            ("step", "producer", "sequence", "committed at", "rows", "size"),
+            [
+                (one.step, one.producer, one.sequence, moment(one.committed_at_ms), one.rows,
+                 size(one.bytes))
+                for one in sizes.last
+            ],
+        )  # fmt: skip
+
+
+def _described(stream: bw.Stream, state: bw.StreamState, sizes: _Sizes) -> dict[str, Any]:
+    return {
+        "stream": stream.name,
+        "mesh": state.mesh.axes,
+        "slices": state.mesh.slices,
+        "columns": _columns_of(stream),
+        "head": _head_of(state),
+        "producers": _producers_of(state),
+        "size": {"batches": sizes.batches, "rows": sizes.rows, "bytes": sizes.bytes},
+        "last_batches": [batch_of(entry) for entry in sizes.last],
+    }
+
+
+def _head_of(state: bw.StreamState) -> dict[str, Any]:
+    return {
+        "next_step": state.next_step,
+        "sealed": state.sealed,
+        "watermark": state.watermark,
+        "chain": state.chain,
+        "checkpoints": {name: one.next_step for name, one in state.checkpoints.items()},
+    }
+
+
+def _producers_of(state: bw.StreamState) -> list[dict[str, Any]]:
+    now_ms = SystemClock().now_ms()
+    return [
+        {
+            "producer": name,
+            "generation": one.generation,
+            "sequence": one.sequence if one.sequence >= 0 else None,
+            "last_step": one.step if one.step >= 0 else None,
+            "lag_steps": state.next_step - 1 - one.step,
+            "lag_s": round((now_ms - one.committed_at_ms) / 1000, 3),
+        }
+        for name, one in sorted(state.producers.items())
+    ]
+
+
+def batch_of(entry: bw.BatchEntry) -> dict[str, Any]:
+    """One batch of the history for ``--json``."""
+    return {
+        "step": entry.step,
+        "producer": entry.producer,
+        "sequence": entry.sequence,
+        "committed_at": moment(entry.committed_at_ms),
+        "rows": entry.rows,
+        "bytes": entry.bytes,
+        "digests": [part.digest for part in entry.parts],
+    }
+
+
+@click.command()
+@click.argument("stream")
+@yes_option
+@global_options()
+def seal(stream: str, yes: bool) -> None:
+    """End a stream: its last step is final, readers stop there. It cannot be undone."""
+    opened = open_stream(stream)
+    state = opened.head()
+    if state.sealed:
+        say(f"{opened.name} is sealed already, at {state.next_step} steps")
+        return
+    confirm(f"Seal {opened.name} at {state.next_step} steps? Nothing can be published after.", yes)
+    with waiting("sealing"):
+        opened.seal()
+    say(f"sealed {opened.name} at {opened.head().next_step} steps")
+
+
+@click.command()
+@click.argument("stream")
+@yes_option
+@global_options()
+def drop(stream: str, yes: bool) -> None:
+    """Remove a stream with all of its data. It cannot be undone."""
+    catalog = open_catalog()
+    state = find_stream(catalog, stream).head()
+    confirm(f"Remove {stream} with its {state.next_step} steps and all of their data?", yes)
+    with waiting("removing the files"):
+        catalog.drop_stream(stream)
+    say(f"dropped {stream}")
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before what cannot be undone.
+
+    Raises:
+        click.Abort: the answer is no.
+    """
+    if yes:
+        return
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise click.UsageError("Nobody is there to confirm: give --yes.") from None
+    if not agreed:
+        raise click.Abort

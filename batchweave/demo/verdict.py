@@ -1,0 +1,49 @@
+"""The end of the demo: each claim with ok or FAILED, one sentence, and a look at it with SQL."""
+
+from __future__ import annotations
+
+import batchweave as bw
+from batchweave.cli.output import messages, print_table, say, waiting
+from batchweave.demo.proof import Proof
+
+QUERY = """
+with read as (
+    select producer, count(distinct path) as files, sum(len(tokens))::bigint as tokens
+    from samples group by producer
+), written as (
+    select producer, sum(bytes)::bigint as bytes from batches group by producer
+)
+select producer, generation, batches as steps, rows as chunks, files, tokens,
+    round(bytes / tokens, 2) as "bytes a token"
+from producers join read using (producer) join written using (producer)
+order by producer
+"""
+
+
+def tell(proof: Proof) -> None:
+    """Claims and findings to stderr, the verdict to stdout."""
+    console = messages()
+    for claim in proof.claims:
+        word, style = ("ok    ", "bold green") if claim.ok else ("FAILED", "bold red")
+        console.print(f"  {word}", style=style, end=" ")
+        console.print(claim.text)
+        for text in claim.findings:
+            console.print(f"           {text}", style="red")
+    if proof.ok:
+        say(
+            f"{proof.steps:,} steps, {proof.missing} missing, {proof.doubled} doubled; "
+            f"{proof.files:,} files reconstructed byte for byte; "
+            f"{proof.ranks} ranks read every step once, in order"
+        )
+    else:
+        count = sum(len(claim.findings) for claim in proof.claims)
+        say(f"PROOF FAILED: {count} findings, {proof.missing} missing, {proof.doubled} doubled")
+
+
+def show_history(stream: bw.Stream) -> None:
+    """What DuckDB says of the same history."""
+    with waiting("asking DuckDB"):
+        found = stream.sql(QUERY)
+        rows = found.fetchall()
+    say("")
+    print_table(found.columns, rows, title="The same history, asked with SQL:")

@@ -1,0 +1,359 @@
+"""Who takes part: producers, readers, state changers, sweepers, sealers.
+
+Each drives the core as the real thing does (`batchweave.producer`, `batchweave.reader`), without its
+threads, and tells the record what it was told. An actor's label is its name in the history.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from batchweave.batch import position_to_text
+from batchweave.clock import Clock
+from batchweave.commit import Retries, commit
+from batchweave.errors import (
+    Fenced,
+    NotCommitted,
+    ObjectNotFound,
+    StepReclaimed,
+    StoreError,
+    StoreUnavailable,
+    StreamSealed,
+)
+from batchweave.parquet import EncodedPart
+from batchweave.reader import fetch_slices
+from batchweave.session import DATA, POSITIONS, Session, Staged
+from batchweave.state import CheckpointState, seal
+from batchweave.table import BatchEntry, Change, Committed, Head, Part, Table
+
+from tests.simulation.content import MESH, Encoder, Item
+from tests.simulation.faults import Faults
+from tests.simulation.record import Acknowledged, ObservedTable, Opened, Published, Record, Seen
+from tests.simulation.store import SimulatedObjects, Store
+from tests.simulation.tables import Kind, ROOT
+from tests.simulation.world import SimulatedClock, World
+
+TRIES_MAX = 60
+INLINE_BYTES_MAX = 40
+RETRIES = Retries(attempts_max=40, seconds_max=60.0, wait_first_s=0.02, wait_max_s=0.5)
+
+T = TypeVar("T")
+
+_VERSION_OF = re.compile(rf"(?:{DATA}|{POSITIONS})/v(\d+)/")
+
+
+@dataclass(slots=True)
+class Environment:
+    """What all actors of one history share."""
+
+    world: World
+    store: Store
+    faults: Faults
+    record: Record
+    kind: Kind
+    finished: bool = False
+
+    def clock(self) -> Clock:
+        """A clock for one process: its own randomness, its own skew."""
+        skew_ms = self.faults.profile.skew_ms
+        return SimulatedClock(
+            self.world,
+            self.world.random.getrandbits(64),
+            self.world.random.randint(-skew_ms, skew_ms),
+        )
+
+    def objects(self) -> SimulatedObjects:
+        """One process's way to the store."""
+        return SimulatedObjects(self.store, self.world, self.faults, ROOT)
+
+    def open(self, clock: Clock) -> ObservedTable:
+        """Open the table for one process."""
+        objects = self.objects()
+        table = persistently(lambda: self.kind.open(objects, clock), clock, self.world)
+        return ObservedTable(table, self.record, self.world.label, self.world)
+
+
+def persistently(operation: Callable[[], T], clock: Clock, world: World) -> T:
+    """Repeat what the store failed to do, as a producer does, up to a bound."""
+    for _ in range(TRIES_MAX):
+        try:
+            return operation()
+        except StoreUnavailable:
+            clock.sleep(world.random.uniform(0.01, 0.2))
+    return operation()
+
+
+# -- producers ---------------------------------------------------------------------------------
+
+
+def produce(env: Environment, name: str) -> None:
+    """One incarnation of a producer: open, resume at the durable position, publish the rest."""
+    clock = env.clock()
+    try:
+        table = env.open(clock)
+        session = Session(table, name, clock=clock, position_bytes_inline_max=INLINE_BYTES_MAX)
+        session.open(RETRIES)
+        Producing(env, session, clock).run()
+    except Fenced:
+        env.world.log("fenced", name)
+        env.record.fenced.append((name, session.generation))
+    except StreamSealed:
+        env.world.log("sealed out", name)
+        env.record.shut_out.append(name)
+    except (NotCommitted, StoreUnavailable) as error:
+        env.world.log("gave up", name, "", type(error).__name__)
+
+
+class Producing:
+    """What `batchweave.producer.Producer` does with its session, in one thread."""
+
+    def __init__(self, env: Environment, session: Session, clock: Clock) -> None:
+        self._env = env
+        self._session = session
+        self._clock = clock
+        self._random = env.world.random
+        self._next_sequence = session.sequence + 1
+
+    def run(self) -> None:
+        env, session = self._env, self._session
+        position = persistently(lambda: session.position, self._clock, env.world)
+        env.record.opened.append(
+            Opened(
+                session.name, session.generation, session.sequence, position, session.version
+            )
+        )
+        env.world.log("opened", session.name, "", f"generation {session.generation} at {position}")
+        number = position["next"] if position else 0
+        last = env.record.sources[session.name]
+        while number < last:
+            for _ in range(self._random.choice((1, 1, 2, 3))):
+                if number < last:
+                    self._publish(number)
+                    number += 1
+            if self._random.random() < 0.85:
+                self._attempt()
+            self._clock.sleep(self._random.expovariate(1 / env.faults.profile.idle_s))
+        self._flush()
+
+    def _publish(self, number: int) -> None:
+        env, session = self._env, self._session
+        item = Item(session.name, number, session.generation)
+        sequence = self._next_sequence
+        self._next_sequence += 1
+        count = 2 if number % 3 == 2 else 1
+        position = {"next": number + 1}
+        if number % 4 == 3:
+            position["pad"] = 10**INLINE_BYTES_MAX
+        env.record.published.append(
+            Published(session.name, session.generation, sequence, item, position)
+        )
+        encoded = env.kind.encoder.parts(item, count)
+        parts, version = upload_parts(self, sequence, encoded)
+        text = persistently(
+            lambda: session.store_position(sequence, position_to_text(position)),
+            self._clock,
+            env.world,
+        )
+        session.stage(
+            Staged(
+                sequence=sequence,
+                encoded=encoded,
+                parts=parts,
+                upload_version=version,
+                position=text,
+                done=lambda step: self._landed(sequence, step),
+            )
+        )
+
+    def upload_one(self, sequence: int, index: int, part: EncodedPart) -> tuple[Part, int]:
+        """Upload one part, whatever it takes."""
+        return persistently(
+            lambda: self._session.upload(sequence, index, part), self._clock, self._env.world
+        )
+
+    def _landed(self, sequence: int, step: int) -> None:
+        session, world = self._session, self._env.world
+        world.log("receipt", f"{session.name} {sequence}", "", f"step {step}")
+        self._env.record.acknowledged.append(
+            Acknowledged(session.name, session.generation, sequence, step, world.now_us)
+        )
+
+    def _attempt(self) -> None:
+        session = self._session
+        try:
+            outcome = session.attempt(fresh=self._random.random() < 0.2)
+        except StoreUnavailable:
+            self._clock.sleep(self._random.uniform(0.01, 0.1))
+            return
+        if isinstance(outcome, Committed):
+            steps = outcome.head.state.next_step
+            self._env.world.log("committed", session.name, "", f"steps below {steps}")
+            session.table.tidy(outcome.head)
+        elif outcome is not None:
+            self._env.world.log(type(outcome).__name__.lower(), session.name)
+            self._clock.sleep(self._random.uniform(0, 0.1))
+
+    def _flush(self) -> None:
+        session = self._session
+        for _ in range(TRIES_MAX):
+            if not session.staged:
+                break
+            self._attempt()
+        if session.staged:
+            raise NotCommitted(f"{len(session.staged)} batches are pending")
+        self._env.world.log("flushed", session.name, "", f"to sequence {session.sequence}")
+        self._env.record.flushed.append(
+            (session.name, session.generation, self._next_sequence - 1)
+        )
+
+
+def upload_parts(
+    producing: Producing, sequence: int, encoded: tuple[EncodedPart, ...]
+) -> tuple[tuple[Part, ...], int]:
+    """Upload all parts of a batch; return them and the oldest version known meanwhile."""
+    uploads = [producing.upload_one(sequence, at, part) for at, part in enumerate(encoded)]
+    return tuple(part for part, _ in uploads), min(version for _, version in uploads)
+
+
+# -- readers -----------------------------------------------------------------------------------
+
+
+def read(env: Environment, start: int, fetch: float) -> None:
+    """Follow the stream from a step until all is done; fetch a share of the batches' data."""
+    clock = env.clock()
+    table = env.open(clock)
+    head = persistently(table.head, clock, env.world)
+    step, last_look = start, False
+    while True:
+        before = step
+        try:
+            for entry in table.entries(head, step, head.state.next_step):
+                _saw(env, table, entry, clock, fetch)
+                step = entry.step + 1
+        except (ObjectNotFound, FileNotFoundError):
+            renewed = persistently(table.head, clock, env.world)
+            if renewed.version == head.version:
+                raise
+            head = renewed
+            continue
+        except StoreUnavailable:
+            clock.sleep(0.05)
+            continue
+        if step == before and last_look:
+            return
+        last_look = env.finished
+        clock.sleep(env.world.random.uniform(0.05, 0.6))
+        known = None if last_look else head
+        head = persistently(lambda: table.head(known), clock, env.world)
+
+
+def _saw(
+    env: Environment, table: Table, entry: BatchEntry, clock: Clock, fetch: float
+) -> None:
+    digests = tuple(part.digest for part in entry.parts)
+    if env.world.random.random() < fetch:
+        _fetch(env, table, entry, clock)
+    env.world.log("read", f"{entry.producer} {entry.sequence}", "", f"step {entry.step}")
+    env.record.seen.append(
+        Seen(
+            env.world.label, entry.step, entry.producer, entry.sequence, digests, env.world.now_us
+        )
+    )
+
+
+def _fetch(env: Environment, table: Table, entry: BatchEntry, clock: Clock) -> None:
+    """Decode one slice as a rank does; a file that is not there is a finding."""
+    if "item" in table.file_schema.names and len(table.file_schema.names) > 1:
+        wanted = [env.world.random.randrange(MESH.slices)]
+        found = persistently(lambda: fetch_slices(table, entry, wanted), clock, env.world)
+        item = Item.parse(found[0].source or "")
+    else:
+        part = entry.parts[0]
+        data, _ = persistently(lambda: table.objects.get(part.path), clock, env.world)
+        item = env.kind.encoder.item(bytes(data))
+    if item.name != entry.producer:
+        raise AssertionError(f"step {entry.step} of {entry.producer!r} carries {item}")
+
+
+# -- others ------------------------------------------------------------------------------------
+
+
+def change_state(env: Environment, prefix: str, changes: int) -> None:
+    """Register checkpoints: commits without data."""
+    clock = env.clock()
+    table = env.open(clock)
+    for number in range(changes):
+        clock.sleep(env.world.random.expovariate(1.0))
+        name = f"{prefix}-{number}"
+
+        def plan(head: Head, name: str = name) -> Change | None:
+            if name in head.state.checkpoints:
+                return None
+            added = CheckpointState(head.state.next_step)
+            return Change(
+                replace(head.state, checkpoints={**head.state.checkpoints, name: added})
+            )
+
+        try:
+            head = commit(table, plan, clock=clock, retries=RETRIES, what=name)
+        except NotCommitted:
+            continue
+        env.world.log("registered", name)
+        env.record.notes.append((name, head.state.checkpoints[name].next_step))
+
+
+def seal_stream(env: Environment) -> None:
+    """Seal, as `Stream.seal` does."""
+    clock = env.clock()
+    table = env.open(clock)
+
+    def plan(head: Head) -> Change | None:
+        return None if head.state.sealed else Change(seal(head.state))
+
+    try:
+        head = commit(table, plan, clock=clock, retries=RETRIES, what="sealing")
+    except NotCommitted:
+        return
+    env.world.log("sealed", "", "", f"at step {head.state.next_step}")
+    env.record.sealed_at.append(head.state.next_step)
+
+
+def sweep(env: Environment, rounds: int) -> None:
+    """Sweep orphans: commit a horizon first, then delete unreferenced files of older versions."""
+    clock = env.clock()
+    table = env.open(clock)
+    for _ in range(rounds):
+        clock.sleep(env.world.random.expovariate(1 / 1.5))
+        margin = env.world.random.randrange(3)
+
+        def plan(head: Head, margin: int = margin) -> Change | None:
+            horizon = max(head.state.horizon, head.version - margin)
+            return Change(replace(head.state, horizon=horizon))
+
+        try:
+            head = commit(table, plan, clock=clock, retries=RETRIES, what="moving the horizon")
+            table.objects.delete(_orphans(table, head))
+        except (StoreError, NotCommitted, FileNotFoundError, StepReclaimed):
+            continue
+
+
+def _orphans(table: Table, head: Head) -> list[str]:
+    used = {
+        part.path
+        for entry in table.entries(head, 0, head.state.next_step)
+        for part in entry.parts
+    }
+    for producer in head.state.producers.values():
+        used.update(re.findall(rf"{POSITIONS}/[^\"]+", producer.position or ""))
+    found = []
+    for info in [*table.objects.list(DATA), *table.objects.list(POSITIONS)]:
+        match = _VERSION_OF.match(info.path)
+        if match and int(match.group(1)) < head.state.horizon and info.path not in used:
+            found.append(info.path)
+    return found
+
+

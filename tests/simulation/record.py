@@ -1,0 +1,186 @@
+"""What the outside knows of a history: acknowledgements, observations, and the final table.
+
+The invariants see nothing else.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from pyiceberg.exceptions import CommitStateUnknownException
+
+from batchweave.batch import Position
+from batchweave.errors import StoreError
+from batchweave.objects import Objects
+from batchweave.state import StreamState
+from batchweave.table import BatchEntry, Change, Committed, Head, Outcome, Table, Unknown
+
+from tests.simulation.content import Item
+from tests.simulation.world import World
+
+EXPECTED_CAUSES = (StoreError, CommitStateUnknownException)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One batch that a producer's incarnation tried to publish, and the position it carries."""
+
+    name: str
+    generation: int
+    sequence: int
+    item: Item
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A receipt: the batch is committed at this step."""
+
+    name: str
+    generation: int
+    sequence: int
+    step: int
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A producer's incarnation learnt that it is open: its generation, and where to resume."""
+
+    name: str
+    generation: int
+    sequence: int
+    position: Position
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One step that a reader was given."""
+
+    reader: str
+    step: int
+    producer: str
+    sequence: int
+    digests: tuple[str, ...]
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeenHead:
+    """One head that an actor read or wrote."""
+
+    actor: str
+    version: int
+    state: StreamState
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinalRow:
+    """One part of one batch in the final table, and the bytes that lie at its path, if any."""
+
+    step: int
+    producer: str
+    sequence: int
+    digest: str
+    path: str
+    first_slice: int
+    slices: int
+    data: bytes | None
+
+
+@dataclass(slots=True)
+class Final:
+    """What the table holds at the end, read without the code under test where that is possible."""
+
+    version: int
+    properties: dict[str, str]
+    state: StreamState
+    rows: list[FinalRow]
+    entries: list[BatchEntry]
+    positions: dict[str, Position]
+    errors: list[str]
+
+
+@dataclass(slots=True)
+class Record:
+    """Everything that was acknowledged or seen in one history."""
+
+    seed: int
+    published: list[Published] = field(default_factory=list)
+    acknowledged: list[Acknowledged] = field(default_factory=list)
+    opened: list[Opened] = field(default_factory=list)
+    flushed: list[tuple[str, int, int]] = field(default_factory=list)
+    fenced: list[tuple[str, int]] = field(default_factory=list)
+    shut_out: list[str] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    heads: list[SeenHead] = field(default_factory=list)
+    stale_heads: list[str] = field(default_factory=list)
+    notes: list[tuple[str, int]] = field(default_factory=list)
+    sealed_at: list[int] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)
+    incomplete: list[str] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    exhausted: bool = False
+    acknowledged_version: int = 0
+
+
+class ObservedTable:
+    """A table as one actor uses it; what it reads and writes goes to the record."""
+
+    def __init__(self, table: Table, record: Record, actor: str, world: World) -> None:
+        self.inner = table
+        self._record = record
+        self._actor = actor
+        self._world = world
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.inner.schema
+
+    @property
+    def file_schema(self) -> pa.Schema:
+        return self.inner.file_schema
+
+    @property
+    def objects(self) -> Objects:
+        return self.inner.objects
+
+    def head(self, known: Head | None = None) -> Head:
+        floor = self._record.acknowledged_version
+        head = self.inner.head(known)
+        if known is None and head.version < floor:
+            self._record.stale_heads.append(
+                f"{self._actor} read version {head.version} after version {floor} was acknowledged"
+            )
+        if head is not known:
+            self._see(head)
+        return head
+
+    def commit(self, base: Head, change: Change) -> Outcome:
+        outcome = self.inner.commit(base, change)
+        if isinstance(outcome, Committed):
+            self._see(outcome.head)
+            version = outcome.head.version
+            self._record.acknowledged_version = max(self._record.acknowledged_version, version)
+        elif isinstance(outcome, Unknown) and not isinstance(outcome.cause, EXPECTED_CAUSES):
+            text = "".join(traceback.format_exception(outcome.cause))
+            self._record.errors.append((self._actor, f"an unknown outcome without a cause: {text}"))
+        return outcome
+
+    def entries(self, head: Head, start: int, stop: int) -> Iterator[BatchEntry]:
+        return self.inner.entries(head, start, stop)
+
+    def tidy(self, head: Head) -> None:
+        self.inner.tidy(head)
+
+    def _see(self, head: Head) -> None:
+        self._record.heads.append(SeenHead(self._actor, head.version, head.state, self._world.now_us))
