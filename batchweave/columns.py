@@ -515,7 +515,7 @@ def _times(blocks: Sequence[Array], leaf: pa.DataType) -> pa.Array:
     flat = np.concatenate([block.reshape(-1) for block in blocks])
     missing = np.isnat(flat)
     mask = missing if missing.any() else None
-    counts = np.where(missing, 0, flat.view(np.int64))
+    counts = flat.view(np.int64)  # `concatenate` has copied, so Arrow may keep this memory.
     if not pa.types.is_date(leaf):
         return pa.array(counts, pa.int64(), mask=mask).view(leaf)
     days = pa.array(counts, pa.int64(), mask=mask).cast(pa.int32()).view(pa.date32())

@@ -19,29 +19,33 @@ producer, when that producer will try next: its turn.  Everyone reads the turns 
 an attempt reads anyway, and together they are a calendar.
 
 * Table clock.  Turns need a common clock, and wall clocks may be skewed.  Each commit carries
-  `clock_us`, its author's estimate of the table time at which it lands.  A reader knows that it
-  is now at least that late, so it moves its own offset forward to it and never back (as in
-  Lamport clocks).  On a busy table all agree within a fraction of a window.
-* Slots.  Time is cut into slots of `slot_us`, 1.25 windows: room for the window and its jitter.
+  `clock_us`, its author's cautious estimate of the table time at which it lands.  A reader knows
+  that it is now at least that late and moves its own offset forward to it (as in Lamport's
+  clocks).  That bound is loose for a producer that always reads late in a slot, so some turns
+  are preceded by a look: one head read timed just before a commit in an earlier slot can have
+  landed.  If it has landed, the reader's clock is slow; it steps forward and looks again.  A
+  producer that loses to the holder of the slot before its own has a fast clock and steps back.
+* Slots.  Time is cut into slots of `slot_us`, 1.32 windows: room for a window and its jitter.
   A turn is the beginning of a slot.  `window_us` is a smoothed estimate of the window that every
   committer updates with what it measured itself.  `slot_us` follows it in rare steps, because
   each step moves the slots under turns that are already announced.
 * Turns.  A producer that commits books the first free slot that is neither sooner than it has
   something to say (the time of its next batch, plus freshness, less a window) nor sooner than one
   round: (live producers + recent joiners) slots.  With all slots in use this is round robin, at
-  T = 1.25 * 8/7 * N * window_us, about 1.6 N L.  Batches wait for at most one round: p99 is
+  T = 1.32 * 6/5 * N * window_us, about 1.65 N L.  A batch waits for at most one round: p99 is
   about T + L, and since turns do not overlap, nearly every attempt commits.
-* Open slots.  Every eighth slot is never booked.  Newcomers, and producers that lost an attempt
-  or let a turn pass, pick at random among the next m free slots.  m doubles with each loss up to
-  twice the number of recent joiners: as many are likely to come still.  Where U of them spread
-  over m slots, U / m attempts make one commit, and slots are still not wasted.  The round leaves
-  room for as many joiners as came in the last one, so membership doubles every round.
+* Open slots.  Every sixth slot is never booked.  Newcomers, and producers that lost an attempt
+  or let a turn pass, pick at random among the next m free slots: m is one more than the others
+  that let a turn pass, and doubles with each loss after the first, up to about twice the number
+  of these and of recent joiners (as many are likely to come still).  Where U of them spread over
+  m slots, U / m attempts make one commit, and slots are still not wasted.  The round leaves room
+  for as many joiners as came in the last one, so membership doubles with every round.
 * Giving way.  An attempt begins with a head read.  If that shows the slot to belong to another,
   the attempt is put off before anything is written: a probe, about a tenth of a window.  After
   four probes in a row it goes ahead regardless, so that waiting is bounded.
 
-Leaving needs no message: a turn that passes unused is free, and two rounds later its producer no
-longer counts.  Alone, no slots are kept: a commit lands when the oldest batch reaches the
+Leaving needs no message: a turn that passes unused is free, and about a round later its producer
+no longer counts.  Alone, no slots are kept: a commit lands when the oldest batch reaches the
 freshness target.  When contention makes the target unreachable, contention wins.
 
 What it needs in the table's state: three integers in all (`Pace`) and one for each producer
@@ -53,7 +57,6 @@ from __future__ import annotations
 
 import enum
 import math
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -66,34 +69,42 @@ __all__ = [
     "Outcome",
     "Pace",
     "Peer",
+    "Randomness",
     "View",
     "next_pace",
 ]
 
 _MICROSECONDS = 1_000_000
 
-# One slot in eight stays open: enough for stray retries, and it costs 1/7 of a round.
+# One slot in six stays open: strays and newcomers get in within a few slots also among four
+# producers, and it costs a fifth of a round.  With one in eight, losers wait too long there.
 _OPEN_EVERY = 6
-# A slot starts at 1.25 windows and is kept while it is between 1.15 and 1.45 of them.
+# A slot starts at 1.32 windows, and is kept while it is between 1.22 and 1.55 of them.
 _SLOT_PERCENT = 132
 _SLOT_PERCENT_MIN = 122
 _SLOT_PERCENT_MAX = 155
 # A longer window than thought moves the estimate eight times as fast as a shorter one: it
-# settles near the upper quarter of what is measured, and slots should fit most windows.
+# settles above the middle of what is measured, because slots should fit most windows.  A window
+# that does not fit into a slot at all costs everyone attempts, so it counts by half at once.
 _RISE_DIVISOR = 8
 _FALL_DIVISOR = 64
 _OUTGROWN_DIVISOR = 2
-# Early picks of a loser: small, so that a single loss costs a few slots; then doubled.
+# Bounds on retries: how far a loser spreads, and how often it may be put off in a row.
 _PICK_SLOTS_MAX = 4096
 _LOSSES_MAX = 12
 _DEFERRALS_MAX = 4
-# A producer whose turn passed counts as live for about one and a half rounds more: losers come
-# back sooner, and those that left should not hold up the others.
+# A producer whose turn passed counts as live for 1.2 rounds more: most losers are back sooner,
+# and those that left should not hold up the others.
 _LIVE_PERCENT = 120
 _LIVE_SLOTS_MIN = 16
-# A look at the clock moves it at all only if it was late; then the next turn is looked at too.
+# Looks at the clock: how often (at 100 ppm of drift clocks part by 2 ms in 20 s), how many slots
+# ahead of the turn (at random, so that errors do not add up along a chain of neighbours), when
+# in the slot (no commit lands before 7/10 of a window), and by which part of a window to step.
 _LOOK_EVERY_S = 20.0
-_CLOCK_STEP_DIVISOR = 4
+_LOOK_SLOTS_MIN = 2
+_LOOK_SLOTS_MAX = 8
+_LOOK_TENTHS = 7
+_CLOCK_STEP_DIVISOR = 6
 # Bounds on what is believed of the table's state and of one's own measurements.
 _WINDOW_US_MIN = 100
 _WINDOW_US_MAX = 60 * _MICROSECONDS
@@ -143,6 +154,12 @@ class Claim:
 
     pace: Pace
     turn_us: int
+
+
+class Randomness(Protocol):
+    """The one source of chance; a `random.Random` is one."""
+
+    def randrange(self, start: int, stop: int, /) -> int: ...
 
 
 class CommitPolicy(Protocol):
@@ -206,7 +223,7 @@ class _Calendar:
     taken: dict[int, int]
     """Slot index -> the version at which its holder last committed."""
     waiting: int
-    """Others that let their turn pass in the last two rounds."""
+    """Others that let their turn pass in about the last round."""
     joined: int
     """Others that opened within about the last round."""
     before: str | None
@@ -245,21 +262,25 @@ def _read_calendar(view: View, name: str, now_us: int, slot_us: int) -> _Calenda
             lapsed_us.append(turn_us)
             if turn_us > before_us:
                 before = peer_name
-    lapsed_us.sort(reverse=True)
+    return _Calendar(taken, _count_waiting(lapsed_us, now_us, slot_us, len(taken)), joined, before)
+
+
+def _count_waiting(lapsed_us: list[int], now_us: int, slot_us: int, taken: int) -> int:
+    """Those whose turn passed within a round of as many producers as are counted so far."""
     waiting = 0
-    for turn_us in lapsed_us:
-        slots_max = max(_LIVE_SLOTS_MIN, _LIVE_PERCENT * (len(taken) + waiting + 1) // 100)
-        if now_us - turn_us > slots_max * slot_us:
+    for turn_us in sorted(lapsed_us, reverse=True):
+        slots = max(_LIVE_SLOTS_MIN, _LIVE_PERCENT * (taken + waiting + 1) // 100)
+        if now_us - turn_us > slots * slot_us:
             break
         waiting += 1
-    return _Calendar(taken, waiting, joined, before)
+    return waiting
 
 
 def next_pace(seen: Pace, now_us: int, slot_us: int, measured_us: int | None) -> Pace:
     """The pace to write with a commit that begins at table time `now_us`.
 
-    `measured_us` is how long the author's last attempt took.  One measurement moves the shared
-    window by at most an eighth, so a single stall does not slow the whole table down.
+    `measured_us` is the shorter one of the author's last two attempts, so that a single stall
+    does not slow the whole table down; and one commit at most doubles a slot.
     """
     window_us = seen.window_us
     if measured_us is not None:
@@ -289,7 +310,7 @@ class Controller:
     clock.  The same settings, name, seed and calls give the same decisions.
     """
 
-    def __init__(self, settings: DacSettings, name: str, rng: random.Random) -> None:
+    def __init__(self, settings: DacSettings, name: str, rng: Randomness) -> None:
         self._settings = settings
         self._name = name
         self._rng = rng
@@ -297,6 +318,7 @@ class Controller:
         self._size_bytes = 0
         self._oldest_s: float | None = None
         self._flush = False
+        self._was_urgent = False
         self._offset_us: int | None = None
         self._slot_us = int(settings.window_first_s * _MICROSECONDS) * _SLOT_PERCENT // 100
         self._measured_us: int | None = None
@@ -332,9 +354,12 @@ class Controller:
         self._batches = batches
         self._size_bytes = size_bytes
         self._oldest_s = oldest_s
+        urgent = self._urgent()
+        if batches == 0 or (urgent and not self._was_urgent and not self._losses):
+            self._replan()
         if batches == 0:
             self._flush = False
-            self._plan_us = None
+        self._was_urgent = urgent
 
     def flush(self) -> None:
         """Ask to have what is pending committed without waiting for freshness.
@@ -344,8 +369,9 @@ class Controller:
         """
         if self._batches and not self._flush:
             self._flush = True
+            self._was_urgent = True
             if not self._losses:
-                self._plan_us = None
+                self._replan()
 
     def attempted(self, outcome: Outcome, began_s: float, ended_s: float) -> None:
         """Tell how the attempt ended; `began_s` is when its head read began."""
@@ -396,10 +422,7 @@ class Controller:
         self._live = calendar.live
         if self._looking:
             self._looking = False
-            if not moved and now_us // self._slot_us in calendar.taken:
-                self._looked_s = now_s
-            self._plan_us = self._own_slot() * self._slot_us
-            if self._plan_us > now_us + self._slot_us // 8:
+            if self._waits_after_look(calendar, now_us, moved):
                 return None
         if self._deferrals < _DEFERRALS_MAX:
             self._plan_us = self._better_us(view, calendar, now_us)
@@ -433,7 +456,8 @@ class Controller:
             self._suspect = None
         least_us = view.pace.clock_us - local_us
         if self._offset_us is None or least_us > self._offset_us:
-            self._offset_us = least_us + (view.pace.window_us // _CLOCK_STEP_DIVISOR if self._looking else 0)
+            step_us = view.pace.window_us // _CLOCK_STEP_DIVISOR if self._looking else 0
+            self._offset_us = least_us + step_us
             self._looked_s = -math.inf
         self._window_us = view.pace.window_us
         if view.pace.slot_us > 0:
@@ -444,16 +468,23 @@ class Controller:
     def _window_s(self) -> float:
         return (self._measured_us or 0) / _MICROSECONDS
 
-    def _due_s(self, now_s: float) -> float:
-        """When to begin so that the oldest batch lands in time, slots aside."""
+    def _replan(self) -> None:
+        self._plan_us = None
+        self._looking = False
+
+    def _urgent(self) -> bool:
         settings = self._settings
-        near_limit = (
-            4 * self._batches >= 3 * settings.pending_batches_max
+        return (
+            self._flush
+            or 4 * self._batches >= 3 * settings.pending_batches_max
             or 4 * self._size_bytes >= 3 * settings.pending_bytes_max
         )
-        if self._flush or near_limit or self._oldest_s is None:
+
+    def _due_s(self, now_s: float) -> float:
+        """When to begin so that the oldest batch lands in time, slots aside."""
+        if self._urgent() or self._oldest_s is None:
             return now_s
-        return max(now_s, self._oldest_s + max(0.0, settings.freshness_s - self._window_s()))
+        return max(now_s, self._oldest_s + max(0.0, self._settings.freshness_s - self._window_s()))
 
     def _learn_quiet(self) -> None:
         """Average the time from an attempt that committed to the next batch."""
@@ -461,6 +492,24 @@ class Controller:
             return
         quiet_s = min(3600.0, max(0.0, self._oldest_s - self._began_s))
         self._quiet_s += (quiet_s - self._quiet_s) / 2 if self._quiet_s else quiet_s
+
+    def _look_delay_us(self) -> int:
+        return self._window_us * _LOOK_TENTHS // 10
+
+    def _waits_after_look(self, calendar: _Calendar, now_us: int, moved: bool) -> bool:
+        """Plan what follows a look at the clock: another look, or the own turn."""
+        slot = now_us // self._slot_us
+        turn_us = self._own_slot() * self._slot_us
+        if not moved and slot in calendar.taken:
+            self._looked_s = self._local_s(now_us)
+        else:
+            again_us = (slot + 1) * self._slot_us + self._look_delay_us()
+            if again_us < turn_us:
+                self._looking = True
+                self._plan_us = again_us
+                return True
+        self._plan_us = turn_us
+        return turn_us > now_us + self._slot_us // 8
 
     # -- slots ---------------------------------------------------------------------------------
 
@@ -474,7 +523,8 @@ class Controller:
         turn_us = self._own_slot() * self._slot_us
         near = self._contended or turn_us <= max(due_us, now_us + self._round_us)
         if near and turn_us >= now_us - self._slot_us // 4:
-            look_us = turn_us - self._rng.randrange(1, 5) * self._slot_us + self._window_us * 7 // 10
+            ahead = self._rng.randrange(_LOOK_SLOTS_MIN, _LOOK_SLOTS_MAX + 1)
+            look_us = turn_us - ahead * self._slot_us + self._look_delay_us()
             self._looking = now_s >= self._looked_s + _LOOK_EVERY_S and look_us > now_us
             return look_us if self._looking else turn_us
         self._fresh = True
@@ -495,10 +545,10 @@ class Controller:
             if own == first + 1 and calendar.live > 1:
                 return own * slot_us
             if clear and self._fresh:
-                pick_us = self._pick_us(calendar, first * slot_us, 0)
-                clear = pick_us <= now_us
+                # The first try without a turn: only now is it known how many others do the same.
                 self._fresh = False
-                return None if clear else pick_us
+                pick_us = self._pick_us(calendar, first * slot_us, 0)
+                return pick_us if pick_us > now_us else None
         return None if clear else self._pick_us(calendar, now_us, self._losses)
 
     def _pick_us(self, calendar: _Calendar, from_us: int, losses: int) -> int:
@@ -508,6 +558,7 @@ class Controller:
         first = _slot_at_or_after(from_us, self._slot_us)
         unbooked_to = first + calendar.live
         reach = (calendar.live + calendar.joined) * 3 // 2 + _LIVE_SLOTS_MIN
+        reach = min(reach, 2 * _PICK_SLOTS_MAX)
         choices: list[int] = []
         for index in range(first, first + reach):
             if index in calendar.taken or (index >= unbooked_to and index % _OPEN_EVERY):
@@ -515,7 +566,9 @@ class Controller:
             choices.append(index)
             if len(choices) == among:
                 break
-        return (self._rng.choice(choices) if choices else first + reach) * self._slot_us
+        if not choices:
+            return (first + reach) * self._slot_us
+        return choices[self._rng.randrange(0, len(choices))] * self._slot_us
 
     def _booked_us(self, calendar: _Calendar, now_us: int) -> int:
         """The turn to announce: the first free slot at the end of the round, or when needed."""

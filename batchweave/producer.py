@@ -125,7 +125,7 @@ class Producer:
         self._session.open()
         self._next_sequence = self._session.sequence + 1
         self._position = self._session.position
-        self._mesh = self._session.mesh
+        self._mesh = table.mesh
         self._random = self._clock.random()
         self._changed = threading.Condition()
         self._pending: deque[_Pending] = deque()

@@ -18,7 +18,6 @@ from batchweave.batch import Position, position_from_text
 from batchweave.clock import Clock
 from batchweave.commit import Retries, commit
 from batchweave.errors import ObjectExists, ObjectNotFound, StoreUnavailable, StreamCorrupted
-from batchweave.mesh import Mesh
 from batchweave.parquet import EncodedPart
 from batchweave.state import (
     Numbered,
@@ -71,6 +70,7 @@ class Session:
         self._head: Head | None = None
         self._stale = False
         self._position_text: str | None = None
+        self._stored_positions: dict[int, tuple[int, str]] = {}
         self._version_lock = threading.Lock()
 
     # -- opening ---------------------------------------------------------------------------
@@ -107,12 +107,6 @@ class Session:
         if hashlib.sha256(data).hexdigest() != value["sha256"]:
             raise StreamCorrupted(f"the position object {value['object']!r} was changed")
         return position_from_text(bytes(data).decode())
-
-    @property
-    def mesh(self) -> Mesh:
-        """The stream's mesh, once the session is open."""
-        assert self._head is not None
-        return self._head.state.mesh
 
     @property
     def version(self) -> int:
@@ -152,11 +146,13 @@ class Session:
         if text is None or len(text.encode()) <= self._inline_max:
             return text
         data = text.encode()
+        version = self.version
         path = (
-            f"{POSITIONS}/v{self.version:012d}/"
+            f"{POSITIONS}/v{version:012d}/"
             f"{self.name}-g{self.generation}-q{sequence}-{self._clock.token()}.json"
         )
         self.put_once(path, data)
+        self._stored_positions[sequence] = (version, text)
         return json.dumps({"object": path, "sha256": hashlib.sha256(data).hexdigest()})
 
     def stage(self, batch: Staged) -> None:
@@ -238,17 +234,20 @@ class Session:
         self.sequence = producer.sequence
         self._position_text = producer.position
         for one in landed:
+            self._stored_positions.pop(one.sequence, None)
             one.done(producer.step - (producer.sequence - one.sequence))
 
     def _renew(self, horizon: int) -> None:
         """Upload again what was uploaded under a version that the orphan sweep has passed."""
         for one in self._staged:
-            if one.upload_version >= horizon:
-                continue
-            uploads = [
-                self.upload(one.sequence, index, part) for index, part in enumerate(one.encoded)
-            ]
-            one.parts = tuple(part for part, _ in uploads)
-            one.upload_version = min(version for _, version in uploads)
+            if one.upload_version < horizon:
+                uploads = [
+                    self.upload(one.sequence, index, part) for index, part in enumerate(one.encoded)
+                ]
+                one.parts = tuple(part for part, _ in uploads)
+                one.upload_version = min(version for _, version in uploads)
+            version, text = self._stored_positions.get(one.sequence, (horizon, ""))
+            if version < horizon:
+                one.position = self.store_position(one.sequence, text)
 
 

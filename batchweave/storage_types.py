@@ -365,6 +365,8 @@ def _convert_struct(
 
 def list_lengths(array: pa.Array) -> npt.NDArray[np.int64]:
     """How many items each row of a list array holds; 0 for null rows."""
+    if pa.types.is_list(array.type) and array.null_count == 0:
+        return np.asarray(np.diff(array.offsets.to_numpy()), dtype=np.int64)
     lengths = pc.fill_null(pc.list_value_length(array), 0)
     return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
 
@@ -562,16 +564,9 @@ def _relay(array: pa.Array, target: pa.DataType) -> pa.Array:
     return _decode(_encode(array, _storage_type(target, "")), target)
 
 
-def _bits(array: pa.Array) -> pa.Array:
-    """Floats as integers, so that encoders tell -0.0 from 0.0 and one NaN from another."""
-    if pa.types.is_float32(array.type):
-        return array.view(pa.int32())
-    return array.view(pa.int64()) if pa.types.is_float64(array.type) else array
-
-
 def _dictionary(array: pa.Array, target: pa.DataType) -> pa.Array:
-    encoded = _bits(array).dictionary_encode()
-    values = encoded.dictionary.view(array.type)
+    encoded = array.dictionary_encode()
+    values = encoded.dictionary
     try:
         indices = encoded.indices.cast(target.index_type)
     except pa.ArrowInvalid as error:
@@ -583,8 +578,8 @@ def _runs(array: pa.Array, target: pa.DataType) -> pa.Array:
     index = target.run_end_type
     if len(array) > np.iinfo(index.to_pandas_dtype()).max:
         raise _TooLongError(f"{len(array)} rows exceed the run ends of {target}")
-    encoded = pc.run_end_encode(_bits(array), run_end_type=index)
-    values = _decode(encoded.values.view(array.type), target.value_type)
+    encoded = pc.run_end_encode(array, run_end_type=index)
+    values = _decode(encoded.values, target.value_type)
     return pa.RunEndEncodedArray.from_arrays(encoded.run_ends, values, type=target)
 
 

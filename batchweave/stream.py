@@ -33,7 +33,6 @@ class Stream:
         self._table = table
         self._query = query
         self._clock = clock or SystemClock()
-        self._mesh = table.head().state.mesh
 
     @property
     def name(self) -> str:
@@ -48,7 +47,7 @@ class Stream:
     @property
     def mesh(self) -> Mesh:
         """The data axes that each global batch's slices are laid over."""
-        return self._mesh
+        return self._table.mesh
 
     @property
     def table(self) -> Table:
@@ -127,14 +126,14 @@ class Stream:
         if isinstance(wanted, Share):
             share = wanted
         elif wanted is None:
-            share = Share(tuple(range(self._mesh.slices)))
+            share = Share(tuple(range(self.mesh.slices)))
         elif isinstance(wanted, int):
             share = Share((wanted,))
         else:
             share = Share(tuple(wanted))
         for index in share.slices:
-            self._mesh.check_slice(index)
+            self.mesh.check_slice(index)
         return share
 
     def __repr__(self) -> str:
-        return f"Stream({self.name!r}, {self._mesh})"
+        return f"Stream({self.name!r}, {self.mesh})"

@@ -1,7 +1,7 @@
 """The protocol that a table format implements: a versioned register that also lists its batches.
 
 `Table.commit` is one compare-and-swap on the version and has three outcomes, as values.
-Nothing here knows Iceberg or Delta. Imports: standard library, pyarrow, errors, objects, state.
+Nothing here knows Iceberg or Delta. Imports: standard library, pyarrow, mesh, objects, state.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
+from batchweave.mesh import Mesh
 from batchweave.objects import Objects
 from batchweave.state import StreamState
 
@@ -124,6 +125,11 @@ class Table(Protocol):
     @property
     def schema(self) -> pa.Schema:
         """The schema that the stream's creator declared."""
+        ...
+
+    @property
+    def mesh(self) -> Mesh:
+        """The axes that slices are laid over; never changes."""
         ...
 
     @property

@@ -58,6 +58,7 @@ from batchweave.errors import (
     StreamCorrupted,
     StreamNotFound,
 )
+from batchweave.mesh import Mesh
 from batchweave.objects import Objects, open_objects
 from batchweave.state import PREFIX, changed_properties, check_format, from_properties
 from batchweave.table import (
@@ -104,6 +105,7 @@ class IcebergTable:
         self._clock = clock or SystemClock()
         check_format(handle.properties, self._name)
         self._schema = schema_from_text(handle.properties[PREFIX + "schema"])
+        self._mesh = Mesh.from_json(handle.properties[PREFIX + "mesh"])
         self._file_schema = iceberg_schema.file_schema(self._schema, handle.schema())
         self._objects = _table_objects(catalog, handle)
         self._io = ObjectsFileIO(self._objects)
@@ -120,6 +122,10 @@ class IcebergTable:
     @property
     def schema(self) -> pa.Schema:
         return self._schema
+
+    @property
+    def mesh(self) -> Mesh:
+        return self._mesh
 
     @property
     def file_schema(self) -> pa.Schema:
@@ -271,15 +277,15 @@ class IcebergTable:
     # -- upkeep ----------------------------------------------------------------------------
 
     def tidy(self, head: Head) -> None:
-        self._manifests.merge_ahead(head.detail.metadata, self._manifest_list(head), head.version)
-        if head.version % TIDY_EVERY:
-            return
+        metadata, handle = head.detail.metadata, head.detail.handle
         try:
-            self._manifests.clean(head.detail.metadata)
-            if isinstance(self._catalog, ObjectStoreCatalog):
-                self._catalog.clean_versions(head.detail.handle)
-        except (StoreError, FileNotFoundError):
-            pass  # left to the next writer; the folder is listed afresh each time
+            self._manifests.merge_ahead(metadata, self._manifest_list(head), head.version)
+            if head.version % TIDY_EVERY == 0:
+                self._manifests.clean(metadata)
+                if isinstance(self._catalog, ObjectStoreCatalog):
+                    self._catalog.clean_versions(handle)
+        except (StoreError, OSError):
+            pass  # left to the next writer: folders are listed afresh each time
 
 
 def _updates(

@@ -51,8 +51,9 @@ from batchweave.objects import Objects
 from batchweave.table import SLICE, BatchEntry, Part
 
 FAN_IN = 8
-ENTRIES_MAX = 1024
-MERGE_AGE_MAX = 16
+TIERS = 3
+ENTRIES_MAX = 2 * FAN_IN**TIERS
+MERGE_AGE_MAX = 1024
 CACHED_MANIFESTS = 8
 
 MANIFESTS = "metadata/manifests"
@@ -174,7 +175,8 @@ class Manifests:
     ) -> None:
         """Prepare the merge that this writer's commit of ``version`` made due, if it did."""
         with self._lock:
-            busy = self._prepared is not None
+            merge = self._prepared
+            busy = merge is not None and _place(merge, manifests) is not None
         run = due_merge(manifests, version)
         if busy or run is None:
             return
@@ -191,10 +193,8 @@ class Manifests:
             merge = self._prepared
             if merge is None:
                 return manifests
-            paths = [manifest.manifest_path for manifest in manifests]
-            at = paths.index(merge.inputs[0]) if merge.inputs[0] in paths else -1
-            fits = at >= 0 and tuple(paths[at : at + len(merge.inputs)]) == merge.inputs
-            if not fits or version - merge.version > MERGE_AGE_MAX:
+            at = _place(merge, manifests)
+            if at is None or version - merge.version > MERGE_AGE_MAX:
                 self._prepared = None
                 return manifests
         merged = copy(merge.manifest)
@@ -283,26 +283,55 @@ class Manifests:
         return found
 
 
+def _place(merge: Merge, manifests: Sequence[ManifestFile]) -> int | None:
+    """Where the inputs of a merge lie, as neighbours still; None if they do not."""
+    paths = [manifest.manifest_path for manifest in manifests]
+    if merge.inputs[0] not in paths:
+        return None
+    at = paths.index(merge.inputs[0])
+    return at if tuple(paths[at : at + len(merge.inputs)]) == merge.inputs else None
+
+
 def due_merge(manifests: Sequence[ManifestFile], version: int) -> list[ManifestFile] | None:
     """The neighbours that should become one manifest now, by the writer of ``version``.
 
-    The newest run of `FAN_IN` manifests of one tier, if this version's commit completed it, or if
-    twice as many wait because that writer went away.
+    That is the writer whose commit made a merge due. If that one went away and twice as many wait,
+    it is whoever commits a version divisible by `FAN_IN`, so that not all do the same work.
     """
-    at = len(manifests)
-    while at > 0:
-        tier = _tier(manifests[at - 1])
-        end = at
-        while at > 0 and _tier(manifests[at - 1]) == tier and _plain(manifests[at - 1]):
+    tier, run = _waiting(manifests)
+    before, _ = _waiting([one for one in manifests if one.sequence_number != version])
+    late = version % FAN_IN == 0 and _waiting(manifests, times=2)[0] >= 0
+    return run if tier > before or late else None
+
+
+def _waiting(
+    manifests: Sequence[ManifestFile], times: int = 1
+) -> tuple[int, list[ManifestFile] | None]:
+    """The newest manifests of at most some tier, once they are enough for one of the next.
+
+    Enough in entries, so that each merge lifts its entries by a tier; or in number, because
+    commits of mixed sizes may lie between each other. The highest such tier; -1 if there is none.
+    """
+    for tier in reversed(range(TIERS)):
+        at = len(manifests)
+        while at > 0 and _plain(manifests[at - 1]) and _tier(manifests[at - 1]) <= tier:
             at -= 1
-        if at == end:
-            at -= 1  # a full or foreign manifest stands alone
-            continue
-        run = list(manifests[at:end])
-        mine = run[-1].sequence_number == version
-        if len(run) >= FAN_IN and (mine or len(run) >= 2 * FAN_IN):
-            return run[:FAN_IN]
-    return None
+        run = list(manifests[at:])
+        entries = sum(_count(one) for one in run)
+        enough = times * FAN_IN ** (tier + 1)
+        if len(run) > 1 and (entries >= enough or len(run) >= times * 2 * FAN_IN * (tier + 1)):
+            return tier, _at_most(run, ENTRIES_MAX)
+    return -1, None
+
+
+def _at_most(run: list[ManifestFile], entries_max: int) -> list[ManifestFile]:
+    """The oldest of a run that together have no more entries than that."""
+    total = 0
+    for at, manifest in enumerate(run):
+        total += _count(manifest)
+        if total > entries_max:
+            return run[:at]
+    return run
 
 
 def covering(
@@ -349,5 +378,5 @@ def _plain(manifest: ManifestFile) -> bool:
     return (
         manifest.partition_spec_id == 0
         and not manifest.deleted_files_count
-        and _count(manifest) * FAN_IN <= ENTRIES_MAX
+        and _count(manifest) < FAN_IN**TIERS
     )

@@ -9,11 +9,14 @@ this catalog never trusts it.
 cleaned up, so nothing stale can be larger. Following probes N + 1, one small request.
 
 **Stale writers.** Old versions are deleted (`clean_versions`), oldest first, each deletion
-acknowledged before the next. A writer or reader that slept at N may then find N + 1 free, or
-filled by another sleeper, although it existed once. So whoever creates or finds N + 1 checks
-*afterwards* that N is still there, byte for byte (its version tag): as N is deleted before N + 1,
-an N still present means that N + 1 had not been deleted, so it was never free twice. A writer that
-finds N gone cannot tell what became of its commit and says so (`CommitStateUnknownException`).
+acknowledged before the next. A writer that slept at N may then find N + 1 free although it existed
+once. So whoever creates N + 1 checks *afterwards* that N is still there, byte for byte (its version
+tag): as N is deleted before N + 1, an N still present means that N + 1 had not been deleted, so it
+was never free twice. A writer that finds N gone cannot tell what became of its commit and says so
+(`CommitStateUnknownException`). What it wrote stays until the next cleaning, and is no head: whoever
+listed the number while it was the newest, and slept before reading it, sees by its tag that this is
+another object and lists again. Only tags of versions found genuine in one of these two ways are
+kept to compare with.
 Alternatives: tombstones grow without bound; a durable boundary (SlateDB RFC 26) needs one more
 object and one more read for the same answer.
 """
@@ -144,7 +147,7 @@ class ObjectStoreCatalog(MetastoreCatalog):
         try:
             if self._newest(objects) is not None:
                 raise ObjectExists(folder)
-            self._put_version(objects, 1, metadata)
+            self._remember(objects, 1, metadata, self._put_version(objects, 1, metadata))
         except ObjectExists:
             raise TableAlreadyExistsError(f"table {_dotted(identifier)} already exists") from None
         self._hint(objects, 1)
@@ -157,11 +160,15 @@ class ObjectStoreCatalog(MetastoreCatalog):
             NoSuchTableError: the folder holds no metadata version.
         """
         objects = self.objects.within(self._folder(identifier))
-        while (number := self._newest(objects)) is not None:
+        while listed := self._listed(objects):
+            number = max(listed)
             try:
-                metadata = self._get_version(objects, number)
+                metadata, e_tag = self._get_version(objects, number)
             except ObjectNotFound:
                 continue  # dropped, or cleaned while we looked: look again
+            if not self._is_the_listed(objects, number, e_tag, listed[number]):
+                continue
+            self._remember(objects, number, metadata, e_tag)
             return self._table(identifier, objects, number, metadata)
         raise NoSuchTableError(f"table {_dotted(identifier)} does not exist")
 
@@ -219,7 +226,7 @@ class ObjectStoreCatalog(MetastoreCatalog):
                 metadata=base.metadata, metadata_location=base.metadata_location
             )
         try:
-            self._put_version(objects, number, metadata)
+            e_tag = self._put_version(objects, number, metadata)
         except ObjectExists:
             raise CommitFailedException(
                 f"version {number} of {_dotted(identifier)} was committed by another writer"
@@ -227,6 +234,7 @@ class ObjectStoreCatalog(MetastoreCatalog):
         except StoreUnavailable as error:
             raise CommitStateUnknownException(str(error)) from error
         self._check_base(objects, base, number)
+        self._remember(objects, number, metadata, e_tag)
         self._hint(objects, number)
         return CommitTableResponse(
             metadata=metadata, metadata_location=f"{objects.uri}/{version_path(number)}"
@@ -354,22 +362,34 @@ class ObjectStoreCatalog(MetastoreCatalog):
     def _folder(self, identifier: str | Identifier) -> str:
         return join(*self.identifier_to_tuple(identifier))
 
-    def _versions(self, objects: Objects) -> list[int]:
+    def _listed(self, objects: Objects) -> dict[int, str]:
+        """The versions that are there: number -> version tag."""
         _, files = objects.children(METADATA)
-        matches = (_VERSION.fullmatch(info.path.rpartition("/")[2]) for info in files)
-        return [int(match.group(1)) for match in matches if match]
+        matches = ((_VERSION.fullmatch(one.path.rpartition("/")[2]), one.e_tag) for one in files)
+        return {int(match.group(1)): e_tag for match, e_tag in matches if match}
+
+    def _versions(self, objects: Objects) -> list[int]:
+        return list(self._listed(objects))
 
     def _newest(self, objects: Objects) -> int | None:
         return max(self._versions(objects), default=None)
 
-    def _get_version(self, objects: Objects, number: int) -> TableMetadata:
-        data, e_tag = objects.get(version_path(number))
-        self._remember(objects, number, e_tag)
-        return TableMetadataUtil.parse_raw(bytes(data).decode())
+    def _is_the_listed(self, objects: Objects, number: int, found: str, listed: str) -> bool:
+        """Whether the version that was read is the one that was listed as the newest.
 
-    def _put_version(self, objects: Objects, number: int, metadata: TableMetadata) -> None:
+        Between the two it may have been cleaned away, and its number filled again by a writer
+        that slept. The newest version is never cleaned, so if it is still the newest it is the one;
+        that also serves stores that write a tag in two ways.
+        """
+        return found == listed or self._newest(objects) == number
+
+    def _get_version(self, objects: Objects, number: int) -> tuple[TableMetadata, str]:
+        data, e_tag = objects.get(version_path(number))
+        return TableMetadataUtil.parse_raw(bytes(data).decode()), e_tag
+
+    def _put_version(self, objects: Objects, number: int, metadata: TableMetadata) -> str:
         data = metadata.model_dump_json(exclude_none=True).encode()
-        self._remember(objects, number, objects.create(version_path(number), data))
+        return objects.create(version_path(number), data)
 
     def _check_base(self, objects: Objects, base: Table, number: int) -> None:
         """After version ``number`` was created: it counts only if its base is still there."""
@@ -389,17 +409,20 @@ class ObjectStoreCatalog(MetastoreCatalog):
 
     def _still_there(self, objects: Objects, base: Table, number: int) -> bool:
         with self._lock:
-            expected = self._tags.get(f"{objects.uri}#{number}")
+            expected = self._tags.get(_tag_key(objects, number, base.metadata))
         try:
             if expected is not None:
                 return objects.head(version_path(number)).e_tag == expected
-            return self._get_version(objects, number) == base.metadata
+            return self._get_version(objects, number)[0] == base.metadata
         except ObjectNotFound:
             return False
 
-    def _remember(self, objects: Objects, number: int, e_tag: str) -> None:
+    def _remember(
+        self, objects: Objects, number: int, metadata: TableMetadata, e_tag: str
+    ) -> None:
+        """Keep the tag of a version that is known to be genuine, and of no other."""
         with self._lock:
-            self._tags[f"{objects.uri}#{number}"] = e_tag
+            self._tags[_tag_key(objects, number, metadata)] = e_tag
             while len(self._tags) > _TAGS_REMEMBERED_MAX:
                 self._tags.popitem(last=False)
 
@@ -434,6 +457,10 @@ class ObjectStoreCatalog(MetastoreCatalog):
 
     def __repr__(self) -> str:
         return f"ObjectStoreCatalog({self.name!r}, warehouse={self.objects.uri!r})"
+
+
+def _tag_key(objects: Objects, number: int, metadata: TableMetadata) -> str:
+    return f"{objects.uri}#{metadata.table_uuid}#{number}"
 
 
 def _dotted(identifier: str | Identifier) -> str:

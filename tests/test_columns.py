@@ -529,6 +529,19 @@ def test_bits_of_every_half_float_survive() -> None:
     np.testing.assert_array_equal(back.view(np.uint16), halves.view(np.uint16))
 
 
+@pytest.mark.parametrize(
+    "encoded",
+    [pa.dictionary(pa.int8(), pa.float64()), pa.run_end_encoded(pa.int16(), pa.float64())],
+    ids=str,
+)
+def test_encoding_again_tells_zeros_and_nans_apart(encoded: pa.DataType) -> None:
+    nan = 0x7FF8 << 48
+    bits = np.array([nan, nan + 1, 0, 1 << 63, 1 << 63, nan + 1, nan], np.uint64)
+    plain = pa.table({"x": pa.array(bits.view(np.float64), from_pandas=False)})
+    back = from_storage(plain, pa.schema([("x", encoded)]))
+    assert rows_of(back["x"]) == bits.view(np.int64).tolist()
+
+
 # ---- arrays in and out ----
 
 DTYPES = {
@@ -912,6 +925,7 @@ def test_python_values_come_back(values: list[Any], kind: pa.DataType) -> None:
         ([1.5], pa.int32()),
         ([1.0], pa.int32()),
         ([True], pa.int32()),
+        ([True], pa.float32()),
         ([1], pa.bool_()),
         ([300], pa.int8()),
         ([-1], pa.uint64()),

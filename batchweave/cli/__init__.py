@@ -7,9 +7,10 @@ streams. What is slow to import (table formats, SQL) is imported by the command 
 from __future__ import annotations
 
 from batchweave.cli.demo import demo
+from batchweave.cli.describe import describe
 from batchweave.cli.program import program
 from batchweave.cli.sql import sql
-from batchweave.cli.streams import create, describe, drop, ls, seal
+from batchweave.cli.streams import create, drop, ls, seal
 from batchweave.cli.tail import tail
 
 for _command in (create, ls, describe, tail, sql, seal, drop, demo):

@@ -35,6 +35,7 @@ SCALARS: dict[str, pa.DataType] = {
     "timestamp": pa.timestamp("us"),
     "timestamptz": pa.timestamp("us", tz="UTC"),
 }
+_NAMES = {name: kind for name, kind in SCALARS.items() if name not in ("boolean", "int", "long")}
 DEPTH_MAX = 16
 PRECISION_MAX = 38
 
@@ -51,6 +52,19 @@ def parse_type(text: str) -> pa.DataType:
     found = parser.type(0)
     parser.end()
     return found
+
+
+def type_text(kind: pa.DataType) -> str:
+    """A type in the same language; Arrow's own name where it has none."""
+    if pa.types.is_map(kind):
+        return f"map<{type_text(kind.key_type)}, {type_text(kind.item_type)}>"
+    if pa.types.is_list(kind):
+        return f"list<{type_text(kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        return f"struct<{', '.join(f'{one.name}: {type_text(one.type)}' for one in kind)}>"
+    if pa.types.is_decimal128(kind):
+        return f"decimal({kind.precision}, {kind.scale})"
+    return next((name for name, known in _NAMES.items() if known.equals(kind)), str(kind))
 
 
 class _Parser:

@@ -1,11 +1,9 @@
-"""Commands on whole streams: create, ls, describe, seal, drop."""
+"""Commands on whole streams: create, ls, seal, drop."""
 
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +11,16 @@ import click
 import pyarrow as pa
 
 import batchweave as bw
-from batchweave.cli.column_types import parse_type
+from batchweave.cli.column_types import parse_type, type_text
 from batchweave.cli.options import find_stream, global_options, open_catalog, open_stream
 from batchweave.cli.output import (
-    age,
-    cell,
-    moment,
     note,
     print_json,
     print_table,
     say,
-    size,
     waiting,
 )
-from batchweave.clock import SystemClock
 from batchweave.errors import InvalidInput, StreamNotFound
-
-LAST_BATCHES = 5
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -94,7 +85,7 @@ def create(
     with waiting(f"creating {stream}"):
         made = catalog.create_stream(stream, schema=schema, mesh=mesh)
     if as_json:
-        print_json({"stream": made.name, "mesh": mesh.axes, "columns": _columns_of(made)})
+        print_json({"stream": made.name, "mesh": mesh.axes, "columns": columns_of(made)})
         return
     say(f"created {made.name}: {mesh}, {mesh.slices} slices, columns {', '.join(schema.names)}")
 
@@ -110,9 +101,11 @@ def _schema_of(path: Path) -> pa.Schema:
     return pa.schema([pa.field(one.name, one.type, one.nullable) for one in schema])
 
 
-def _columns_of(stream: bw.Stream) -> list[dict[str, Any]]:
+def columns_of(stream: bw.Stream) -> list[dict[str, Any]]:
+    """The users' columns, with types as ``--column`` takes them."""
     return [
-        {"name": one.name, "type": str(one.type), "nullable": one.nullable} for one in stream.schema
+        {"name": one.name, "type": type_text(one.type), "nullable": one.nullable}
+        for one in stream.schema
     ]
 
 
@@ -157,123 +150,6 @@ def ls(as_json: bool) -> None:
 
 def _axes(mesh: bw.Mesh) -> str:
     return ",".join(f"{name}={count}" for name, count in mesh.axes.items())
-
-
-@dataclass
-class _Sizes:
-    """What the batch history adds up to."""
-
-    batches: int = 0
-    rows: int = 0
-    bytes: int = 0
-    last: deque[bw.BatchEntry] = field(default_factory=lambda: deque(maxlen=LAST_BATCHES))
-
-    def add(self, entry: bw.BatchEntry) -> None:
-        self.batches += 1
-        self.rows += entry.rows
-        self.bytes += entry.bytes
-        self.last.append(entry)
-
-
-@click.command()
-@click.argument("stream")
-@json_option
-@global_options()
-def describe(stream: str, as_json: bool) -> None:
-    """Show a stream: columns, head, producers and how far behind they are, size, last batches."""
-    opened = open_stream(stream)
-    state, sizes = opened.head(), _Sizes()
-    with waiting("adding up the batches"):
-        for entry in opened.batches(stop=state.next_step):
-            sizes.add(entry)
-    if as_json:
-        print_json(_described(opened, state, sizes))
-        return
-    say(f"{opened.name}  {state.mesh}  {state.mesh.slices} slices")
-    for key, value in _head_of(state).items():
-        say(f"  {key.replace('_', ' '):<12} {cell(value)}")
-    say(f"  {'size':<12} {sizes.batches} batches, {sizes.rows} rows, {size(sizes.bytes)}")
-    say("")
-    print_table(
-        ("column", "type", "nullable"), [tuple(one.values()) for one in _columns_of(opened)]
-    )
-    if state.producers:
-        say("")
-        print_table(
-            ("producer", "generation", "sequence", "last step", "steps behind", "last commit"),
-            [
-                (
-                    one["producer"],
-                    one["generation"],
-                    one["sequence"],
-                    one["last_step"],
-                    one["lag_steps"],
-                    f"{age(one['lag_s'])} ago",
-                )
-                for one in _producers_of(state)
-            ],
-        )
-    if sizes.last:
-        say("")
-        print_table(
-            ("step", "producer", "sequence", "committed at", "rows", "size"),
-            [
-                (one.step, one.producer, one.sequence, moment(one.committed_at_ms), one.rows,
-                 size(one.bytes))
-                for one in sizes.last
-            ],
-        )  # fmt: skip
-
-
-def _described(stream: bw.Stream, state: bw.StreamState, sizes: _Sizes) -> dict[str, Any]:
-    return {
-        "stream": stream.name,
-        "mesh": state.mesh.axes,
-        "slices": state.mesh.slices,
-        "columns": _columns_of(stream),
-        "head": _head_of(state),
-        "producers": _producers_of(state),
-        "size": {"batches": sizes.batches, "rows": sizes.rows, "bytes": sizes.bytes},
-        "last_batches": [batch_of(entry) for entry in sizes.last],
-    }
-
-
-def _head_of(state: bw.StreamState) -> dict[str, Any]:
-    return {
-        "next_step": state.next_step,
-        "sealed": state.sealed,
-        "watermark": state.watermark,
-        "chain": state.chain,
-        "checkpoints": {name: one.next_step for name, one in state.checkpoints.items()},
-    }
-
-
-def _producers_of(state: bw.StreamState) -> list[dict[str, Any]]:
-    now_ms = SystemClock().now_ms()
-    return [
-        {
-            "producer": name,
-            "generation": one.generation,
-            "sequence": one.sequence if one.sequence >= 0 else None,
-            "last_step": one.step if one.step >= 0 else None,
-            "lag_steps": state.next_step - 1 - one.step,
-            "lag_s": round((now_ms - one.committed_at_ms) / 1000, 3),
-        }
-        for name, one in sorted(state.producers.items())
-    ]
-
-
-def batch_of(entry: bw.BatchEntry) -> dict[str, Any]:
-    """One batch of the history for ``--json``."""
-    return {
-        "step": entry.step,
-        "producer": entry.producer,
-        "sequence": entry.sequence,
-        "committed_at": moment(entry.committed_at_ms),
-        "rows": entry.rows,
-        "bytes": entry.bytes,
-        "digests": [part.digest for part in entry.parts],
-    }
 
 
 @click.command()

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import batchweave as bw
+from batchweave.cli.describe import batch_of
 from batchweave.cli.options import global_options, open_stream
 from batchweave.cli.output import (
     cell,
@@ -19,7 +20,6 @@ from batchweave.cli.output import (
     shorten,
     size,
 )
-from batchweave.cli.streams import batch_of
 from batchweave.clock import SystemClock
 
 POLL_S = 0.5
@@ -57,10 +57,16 @@ def tail(
         if as_json:
             print_json_line(step | ({"data": values} if rows else {}))
             continue
-        last = size(step["bytes"]) if "bytes" in step else cell(step["sources"])
-        _line((*list(step.values())[:5], last))
+        _line((*list(step.values())[:5], _last(step)))
         for row in values or [] if rows else []:
             say("  " + shorten(cell(row)))
+
+
+def _last(step: dict[str, Any]) -> str:
+    if "bytes" in step:
+        return size(step["bytes"])
+    sources = step["sources"]
+    return cell(sources[0] if len(set(sources)) == 1 else sources)
 
 
 def _line(values: tuple[Any, ...]) -> None:

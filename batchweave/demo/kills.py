@@ -10,8 +10,8 @@ from typing import Any
 from batchweave.demo.corpus import PRODUCERS, SLICES, Plan, batch_chunks
 from batchweave.errors import InvalidInput
 
-FROM = 0.3
-TO = 0.6
+FROM = 0.25
+TO = 0.5
 BATCHES_MIN = 6
 
 

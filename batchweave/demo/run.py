@@ -149,7 +149,8 @@ class _Demo:
 
     def _introduce(self) -> None:
         plan, console = self.plan, messages()
-        where = self.properties.get("warehouse") or self.properties.get("uri") or "the catalog"
+        # A catalog's uri may hold a password: it is not shown.
+        where = self.properties.get("warehouse", f"catalog {self.options.catalog!r}")
         console.print(
             f"{len(plan.sources)} files of {plan.label}, {plan.size / 1e6:.1f} MB, "
             f"in chunks of {CHUNK_BYTES // 1024} KiB, one token a byte"
@@ -159,7 +160,7 @@ class _Demo:
             f"{SLICES} ranks follow; all they share is {where}"
         )
         for kill in self.kills.values():
-            console.print(f"{kill.worker} will be killed at batch {kill.at} of {kill.total}")
+            console.print(f"{kill.worker} will be killed near batch {kill.at} of {kill.total}")
 
     # -- running ---------------------------------------------------------------------------
 
@@ -207,7 +208,7 @@ class _Demo:
         status.state = "back" if kill is not None and kill.restarted else "working"
         status.done = 1 + told.get("step", told.get("sequence", 0) - told.get("pending", 0))
         if kill is not None and kill.is_due(told):
-            self._kill(kill, status)
+            self._kill(kill, status, told.get("pending"))
 
     def _take_start(self, name: str, status: Status, told: dict[str, Any]) -> None:
         kill = self.kills.get(name)
@@ -221,15 +222,15 @@ class _Demo:
             f"{name} is back: {kill.back}; {others} steps came from others meanwhile", "yellow"
         )
 
-    def _kill(self, kill: Kill, status: Status) -> None:
+    def _kill(self, kill: Kill, status: Status, pending: int | None) -> None:
         self.crew.kill(kill.worker)
         kill.killed_s = self.display.elapsed_s
         kill.steps_then = self._next_step()
         status.state = "killed"
-        self.display.line(
-            f"{kill.worker} killed (SIGKILL) after {status.done} of {kill.total} batches",
-            "bold red",
-        )
+        how = f"after {status.done} of {kill.total} batches"
+        if pending is not None:
+            how += f", with {pending} more published and not committed"
+        self.display.line(f"{kill.worker} killed (SIGKILL) {how}", "bold red")
 
     def _restart_killed(self) -> None:
         for kill in self.kills.values():

@@ -20,13 +20,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from dac_baselines import BASELINES
-from dac_model import Metrics, PolicyFactory, Simulation
-
 from batchweave.dac import CommitPolicy, Controller, DacSettings
+from tests.bench.dac_baselines import BASELINES
+from tests.bench.dac_model import Metrics, PolicyFactory, Simulation
 
 WINDOW_S = 0.05
 WINDOW_GROWN_S = 0.5
@@ -109,13 +107,6 @@ def restarting(sim: Simulation, producers: int) -> int:
     return producers
 
 
-def jumping_clocks(sim: Simulation, producers: int) -> int:
-    """Every producer's clock jumps by up to two slots either way, as a bad correction would."""
-    for worker in sim.workers:
-        worker.clock_origin_s += sim.rng.uniform(-0.1, 0.1)
-    return producers
-
-
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -128,7 +119,6 @@ SCENARIOS = {
         Scenario("halving", halving),
         Scenario("freeze", freezing),
         Scenario("restart", restarting),
-        Scenario("clock-jumps", jumping_clocks),
     )
 }
 

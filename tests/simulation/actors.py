@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from batchweave.batch import position_to_text
@@ -55,6 +55,7 @@ class Environment:
     faults: Faults
     record: Record
     kind: Kind
+    progress: dict[str, int] = field(default_factory=dict)
     finished: bool = False
 
     def clock(self) -> Clock:
@@ -113,13 +114,13 @@ class Producing:
 
     def __init__(self, env: Environment, session: Session, clock: Clock) -> None:
         self._env = env
-        self._session = session
+        self.session = session
         self._clock = clock
         self._random = env.world.random
         self._next_sequence = session.sequence + 1
 
     def run(self) -> None:
-        env, session = self._env, self._session
+        env, session = self._env, self.session
         position = persistently(lambda: session.position, self._clock, env.world)
         env.record.opened.append(
             Opened(
@@ -140,7 +141,7 @@ class Producing:
         self._flush()
 
     def _publish(self, number: int) -> None:
-        env, session = self._env, self._session
+        env, session = self._env, self.session
         item = Item(session.name, number, session.generation)
         sequence = self._next_sequence
         self._next_sequence += 1
@@ -172,18 +173,18 @@ class Producing:
     def upload_one(self, sequence: int, index: int, part: EncodedPart) -> tuple[Part, int]:
         """Upload one part, whatever it takes."""
         return persistently(
-            lambda: self._session.upload(sequence, index, part), self._clock, self._env.world
+            lambda: self.session.upload(sequence, index, part), self._clock, self._env.world
         )
 
     def _landed(self, sequence: int, step: int) -> None:
-        session, world = self._session, self._env.world
+        session, world = self.session, self._env.world
         world.log("receipt", f"{session.name} {sequence}", "", f"step {step}")
         self._env.record.acknowledged.append(
             Acknowledged(session.name, session.generation, sequence, step, world.now_us)
         )
 
     def _attempt(self) -> None:
-        session = self._session
+        session = self.session
         try:
             outcome = session.attempt(fresh=self._random.random() < 0.2)
         except StoreUnavailable:
@@ -198,7 +199,7 @@ class Producing:
             self._clock.sleep(self._random.uniform(0, 0.1))
 
     def _flush(self) -> None:
-        session = self._session
+        session = self.session
         for _ in range(TRIES_MAX):
             if not session.staged:
                 break
@@ -263,6 +264,7 @@ def _saw(
             env.world.label, entry.step, entry.producer, entry.sequence, digests, env.world.now_us
         )
     )
+    env.progress[env.world.label] = entry.step + 1
 
 
 def _fetch(env: Environment, table: Table, entry: BatchEntry, clock: Clock) -> None:

@@ -61,7 +61,12 @@ class TextEncoder:
         return _text_parts(item, count)
 
     def item(self, data: bytes) -> Item:
-        return Item.parse(data.decode().partition("\n")[0])
+        return _text_item(data)
+
+
+@lru_cache(maxsize=8192)
+def _text_item(data: bytes) -> Item:
+    return Item.parse(data.decode().partition("\n")[0])
 
 
 @lru_cache(maxsize=4096)

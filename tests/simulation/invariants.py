@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -35,13 +35,14 @@ class Evidence:
     record: Record
     final: Final
     encoder: Encoder
+    _batches: dict[int, list[FinalRow]] = field(default_factory=dict)
 
     def batches(self) -> dict[int, list[FinalRow]]:
-        """The final table's rows by step."""
-        found: dict[int, list[FinalRow]] = defaultdict(list)
-        for row in self.final.rows:
-            found[row.step].append(row)
-        return found
+        """The final table's rows by step, in order."""
+        if not self._batches:
+            for row in self.final.rows:
+                self._batches.setdefault(row.step, []).append(row)
+        return self._batches
 
     def item(self, row: FinalRow) -> Item | None:
         """What a row's file carries, if it can be read."""
@@ -222,13 +223,13 @@ def an_older_generation_commits_nothing(evidence: Evidence) -> Iterator[Finding]
             )
         newest[item.name] = max(newest[item.name], item.generation)
     ends = {head.version: head.state.next_step for head in evidence.record.heads}
+    items = [(step, evidence.item(rows[0])) for step, rows in evidence.batches().items()]
     for opened in evidence.record.opened:
-        floor = ends.get(opened.version)
-        for step, rows in evidence.batches().items():
-            item = evidence.item(rows[0])
-            if item is None or floor is None or item.name != opened.name:
+        floor = ends.get(opened.version, len(items))
+        for step, item in items:
+            if item is None or step < floor or item.name != opened.name:
                 continue
-            if item.generation < opened.generation and step >= floor:
+            if item.generation < opened.generation:
                 yield (
                     f"step {step}: generation {item.generation} of producer {item.name!r} "
                     f"committed after generation {opened.generation} had opened at version "
@@ -334,7 +335,8 @@ def a_reader_sees_each_step_once_and_the_same(evidence: Evidence) -> Iterator[Fi
                 marks,
             )
             return
-    for reader, end in next_step.items():
+    for reader in evidence.record.readers:
+        end = next_step.get(reader, evidence.final.state.next_step)
         if end != evidence.final.state.next_step:
             yield f"reader {reader} ended at step {end}, not at the end of the stream", (reader,)
 

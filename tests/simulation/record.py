@@ -118,6 +118,7 @@ class Record:
     fenced: list[tuple[str, int]] = field(default_factory=list)
     shut_out: list[str] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
+    readers: list[str] = field(default_factory=list)
     heads: list[SeenHead] = field(default_factory=list)
     stale_heads: list[str] = field(default_factory=list)
     notes: list[tuple[str, int]] = field(default_factory=list)
@@ -180,7 +181,12 @@ class ObservedTable:
         return self.inner.entries(head, start, stop)
 
     def tidy(self, head: Head) -> None:
-        self.inner.tidy(head)
+        try:
+            self.inner.tidy(head)
+        except Exception:
+            text = traceback.format_exc()
+            self._record.errors.append((self._actor, f"upkeep must not raise: {text}"))
+            raise
 
     def _see(self, head: Head) -> None:
         self._record.heads.append(SeenHead(self._actor, head.version, head.state, self._world.now_us))

@@ -15,7 +15,7 @@ from tests.simulation.invariants import Evidence, Violation, violations
 from tests.simulation.record import Record
 from tests.simulation.store import Store
 from tests.simulation.tables import ROOT, Kind, kind, read_final
-from tests.simulation.world import Line, SimulatedClock, World
+from tests.simulation.world import Crash, Line, SimulatedClock, World
 
 FINAL_ROUNDS_MAX = 12
 WAITS_MAX = 60
@@ -83,23 +83,23 @@ class _History:
 
     def _cast(self) -> None:
         chance, env = self.random.random, self.env
-        names = ["a", "b", "c"][: 2 if self.small else self.random.choice((2, 2, 3))]
+        names = ["a", "b", "c"][: 2 if self.small else self.random.choice((1, 2, 2, 3))]
         for name in names:
-            env.record.sources[name] = self.random.randint(3, 5 if self.small else 10)
+            env.record.sources[name] = self.random.randint(2, 5 if self.small else 7)
             self._live(name, chance())
             if chance() < self.profile.twins:
                 self._live(name, self.random.uniform(0.2, 3.0))
-        for number in range(1 if self.small else self.random.choice((1, 2))):
+        for number in range(1 if self.small else self.random.choice((1, 1, 2))):
             start = 0 if chance() < 0.7 else self.random.randint(0, 3)
-            self._spawn(f"reader-{number}", partial(actors.read, env, start, 0.4), chance())
+            self._follow(f"reader-{number}", start, chance())
         if chance() < 0.6:
-            changes = 2 if self.small else 4
+            changes = 2 if self.small else 3
             self._spawn("changer", partial(actors.change_state, env, "c", changes), chance())
         if chance() < 0.3:
             self._spawn("sweeper", partial(actors.sweep, env, 3), chance())
         if chance() < 0.05:
             self._spawn("early-sealer", partial(actors.seal_stream, env), 3 * chance())
-        self._spawn("conductor", self._conduct, self.random.uniform(3.0, 8.0))
+        self._spawn("conductor", self._conduct, self.random.uniform(2.0, 6.0))
 
     def _spawn(self, label: str, body: Callable[[], None], after_s: float) -> None:
         self.world.spawn(label, body, after_s)
@@ -110,6 +110,20 @@ class _History:
         self.busy += 1
         label = f"{name}#{self.lives}"
         self._spawn(label, lambda: self._one_life(name), after_s)
+
+    def _follow(self, label: str, start: int, after_s: float) -> None:
+        """Start a reader; if it dies it is started again where it was."""
+        env = self.env
+
+        def body() -> None:
+            try:
+                actors.read(env, env.progress.get(label, start), 0.4)
+                env.record.readers.append(label)
+            except Crash:
+                self._follow(label, start, 0.5)
+                raise
+
+        self._spawn(label, body, after_s)
 
     def _one_life(self, name: str) -> None:
         try:
@@ -127,6 +141,13 @@ class _History:
         env = self.env
         env.faults.quiet = True
         self.world.log("no more faults")
+        try:
+            self._finish()
+        finally:
+            env.finished = True
+
+    def _finish(self) -> None:
+        env = self.env
         for name in env.record.sources:
             for _ in range(FINAL_ROUNDS_MAX):
                 actors.produce(env, name)
@@ -141,7 +162,6 @@ class _History:
             self.world.pause(0.5)
         if self.random.random() < 0.5:
             actors.seal_stream(env)
-        env.finished = True
 
     def _complete(self, name: str) -> bool:
         """Whether the life that just ended published to the end of its source."""

@@ -137,10 +137,11 @@ class SimulatedObjects:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         root = join(self._prefix, prefix)
+        below = f"{root}/" if root else ""
         skip = len(self._prefix) + 1 if self._prefix else 0
 
         def listed(items: dict[str, Stored]) -> list[ObjectInfo]:
-            found = sorted(key for key in items if not root or key.startswith(root + "/"))
+            found = sorted(key for key in items if key.startswith(below))
             return [self._info(key[skip:], items[key]) for key in found]
 
         lag_us = int(self._faults.profile.listing_lag_s * 1e6)
@@ -254,7 +255,7 @@ class SimulatedObjects:
         return found.data, found.tag
 
     def _key(self, path: str) -> str:
-        return join(self._prefix, path)
+        return f"{self._prefix}/{path}" if self._prefix else path
 
     def _info(self, path: str, stored: Stored) -> ObjectInfo:
         return ObjectInfo(path, len(stored.data), stored.tag, EPOCH_MS + stored.from_us // 1000)

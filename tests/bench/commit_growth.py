@@ -1,0 +1,129 @@
+"""How a commit's cost grows with history, against pyiceberg's own ``Table.append``.
+
+    python tests/bench/commit_growth.py [--commits 10000] [--appends 400] [--json out.json]
+
+One producer session commits one tiny batch at a time to a stream on a local folder: read nothing,
+write one manifest and one list, compare-and-swap. Times are of the commit alone (no encoding, no
+upload). ``Table.append`` appends one row at a time to a plain table in a SQLite catalog.
+Ratios are taken within this run; goals: the last hundred commits at most 1.2 times the hundred
+before commit 200, and at least 15 times faster than the last of the appends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.catalog import load_catalog
+
+import batchweave as bw
+from batchweave.clock import SystemClock
+from batchweave.parquet import SliceData, encode
+from batchweave.session import Session, Staged
+from batchweave.table import Committed
+
+SCHEMA = pa.schema([("tokens", pa.list_(pa.int32()))])
+WINDOW = 100
+GROWTH_MAX = 1.2
+FASTER_MIN = 15.0
+
+
+def commits(folder: str, count: int) -> Iterator[tuple[float, float]]:
+    """Seconds of each commit, and of the upkeep after it."""
+    catalog = bw.load_catalog("bench", type="object-store", warehouse=folder)
+    table = catalog.create_stream("bench.growth", schema=SCHEMA, mesh=bw.Mesh(dp=1)).table
+    session = Session(table, "p", clock=SystemClock(), position_bytes_inline_max=4096)
+    session.open()
+    rows = pa.table({"tokens": pa.array([[1, 2, 3]], pa.list_(pa.int32()))})
+    encoded = encode(
+        [SliceData(rows, {})],
+        0,
+        file_schema=table.file_schema,
+        compression="zstd",
+        compression_level=1,
+    )
+    for sequence in range(count):
+        part, version = session.upload(sequence, 0, encoded)
+        session.stage(Staged(sequence, (encoded,), (part,), version, None))
+        began = time.perf_counter()
+        outcome = session.attempt()
+        ended = time.perf_counter()
+        assert isinstance(outcome, Committed)
+        table.tidy(outcome.head)
+        yield ended - began, time.perf_counter() - ended
+
+
+def appends(folder: str, count: int) -> list[float]:
+    """Seconds of each ``Table.append`` of one row."""
+    catalog = load_catalog(
+        "append", type="sql", uri=f"sqlite:///{folder}/append.db", warehouse=f"file://{folder}"
+    )
+    catalog.create_namespace("bench")
+    rows = pa.table({"tokens": pa.array([[1, 2, 3]], pa.list_(pa.int32()))})
+    table = catalog.create_table("bench.append", rows.schema)
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        table.append(rows)
+        seconds.append(time.perf_counter() - began)
+    catalog.close()
+    return seconds
+
+
+def median_ms(seconds: list[float]) -> float:
+    return statistics.median(seconds) * 1000
+
+
+def count_files(folder: Path) -> dict[str, int]:
+    return {
+        name: sum(1 for file in (folder / name).iterdir() if file.is_file())
+        for name in ("", "lists", "manifests")
+    }
+
+
+def main() -> int:
+    """Print the table; exit 1 if a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--commits", type=int, default=10_000)
+    parser.add_argument("--appends", type=int, default=400)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    result: dict[str, Any] = {"commits": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        times: list[tuple[float, float]] = []
+        print(f"{'commits':>8} {'p50 ms':>8} {'p99 ms':>8} {'upkeep ms':>10}  metadata files")
+        for one in commits(folder, options.commits):
+            times.append(one)
+            shown = len(times)
+            if shown not in (200, options.commits) and shown % 1000:
+                continue
+            recent = [commit for commit, _ in times[-WINDOW:]]
+            upkeep = statistics.mean(tidy for _, tidy in times[-WINDOW:]) * 1000
+            files = count_files(Path(folder) / "bench" / "growth" / "metadata")
+            p99 = sorted(recent)[int(WINDOW * 0.99)] * 1000
+            result["commits"][shown] = {"p50_ms": median_ms(recent), "files": files}
+            print(f"{shown:8} {median_ms(recent):8.2f} {p99:8.2f} {upkeep:10.2f}  {files}", flush=True)
+        appended = appends(folder, options.appends)
+    start = median_ms([commit for commit, _ in times[WINDOW : 2 * WINDOW]])
+    end = median_ms([commit for commit, _ in times[-WINDOW:]])
+    append = median_ms(appended[-20:])
+    result |= {"growth": end / start, "append_ms": append, "faster_than_append": append / end}
+    print(f"growth {end / start:.2f} (goal <= {GROWTH_MAX})")
+    print(
+        f"Table.append at {options.appends}: p50 {append:.0f} ms; "
+        f"{append / end:.1f} times a commit here (goal >= {FASTER_MIN:g})"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2))
+    return 0 if end / start <= GROWTH_MAX and append / end >= FASTER_MIN else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
