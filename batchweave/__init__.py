@@ -52,7 +52,7 @@ def load_catalog(name: str = "default", **properties: str) -> Catalog:
     """Open a catalog of streams, following pyiceberg's conventions.
 
     Properties given here win over ``~/.pyiceberg.yaml`` and ``PYICEBERG_CATALOG__…``. The embedded
-    default needs no server: ``load_catalog("local", type="object-store", warehouse="./warehouse")``.
+    default needs no server: ``load_catalog("local", type="object-store", warehouse="./here")``.
 
     Raises:
         InvalidSettings: an unknown type, or a property missing.

@@ -76,7 +76,7 @@ class Catalog:
         own = dict(properties or {})
         for key in own:
             if key.startswith(PREFIX):
-                raise InvalidName(f"properties that begin with {PREFIX!r} are BatchWeave's: {key!r}")
+                raise InvalidName(f"properties beginning with {PREFIX!r} are reserved: {key!r}")
         own |= to_properties(StreamState(mesh=mesh))
         own[PREFIX + "schema"] = schema_to_text(schema)
         return Stream(self.tables.create(parts, schema, own), query=self._query)

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -38,6 +38,7 @@ from batchweave.errors import (
     StoreUnavailable,
 )
 
+Children: TypeAlias = "tuple[list[str], list[ObjectInfo]]"  # `list` is a method further down
 Buffer: TypeAlias = Any  # bytes, memoryview or obstore.Bytes; typing.Buffer is Python 3.12
 
 
@@ -98,7 +99,7 @@ class Objects(Protocol):
         """All objects below a folder, at any depth, in no promised order."""
         ...
 
-    def children(self, prefix: str = "") -> tuple[list[str], list[ObjectInfo]]:
+    def children(self, prefix: str = "") -> Children:
         """The folders (names, not paths) and the objects right below a folder."""
         ...
 
@@ -172,7 +173,7 @@ class ObstoreObjects:
                 for meta in chunk:
                     yield self._info(meta)
 
-    def children(self, prefix: str = "") -> tuple[list[str], list[ObjectInfo]]:
+    def children(self, prefix: str = "") -> Children:
         with _mapped(prefix):
             found = obstore.list_with_delimiter(self._store, self._path(prefix))
             folders = [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
@@ -250,13 +251,14 @@ class MemoryObjects:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         root = join(self._prefix, prefix)
         with self._shelf.lock:
-            found = sorted(key for key in self._shelf.items if not root or key.startswith(root + "/"))
+            keys = self._shelf.items
+            found = sorted(key for key in keys if not root or key.startswith(root + "/"))
             sizes = {key: self._shelf.items[key] for key in found}
         skip = len(self._prefix) + 1 if self._prefix else 0
         for key, (data, e_tag) in sizes.items():
             yield ObjectInfo(key[skip:], len(data), e_tag, 0)
 
-    def children(self, prefix: str = "") -> tuple[list[str], list[ObjectInfo]]:
+    def children(self, prefix: str = "") -> Children:
         folders: dict[str, None] = {}
         objects = []
         skip = len(prefix.strip("/")) + 1 if prefix.strip("/") else 0
@@ -358,7 +360,7 @@ def _open_s3(bucket: str, properties: Mapping[str, str]) -> S3Store:
     virtual = str(properties.get("s3.force-virtual-addressing", "false")).lower() == "true"
     config["virtual_hosted_style_request"] = virtual
     plain_http = str(config.get("endpoint", "")).startswith("http://")
-    return S3Store(bucket, config=config, client_options={"allow_http": plain_http})
+    return S3Store(bucket, config=cast(Any, config), client_options={"allow_http": plain_http})
 
 
 class _mapped:  # noqa: N801 - reads as a clause: with _mapped(path): ...

@@ -179,15 +179,16 @@ class Fetched(io.RawIOBase):
         """Bytes of the whole file."""
         return self._size
 
-    def read(self, size: int = -1) -> memoryview:  # type: ignore[override]
+    def read(self, size: int = -1) -> memoryview:
         """The bytes at the current place; they must be within one of the ranges."""
         wanted = self._size - self._at if size < 0 else min(size, self._size - self._at)
         for start, data in self._ranges:
             inside = self._at - start
-            if 0 <= inside and inside + wanted <= len(data):
+            if inside >= 0 and inside + wanted <= len(data):
                 self._at += wanted
                 return data[inside : inside + wanted]
-        if self._at + wanted == self._size and self._ranges:
+        to_the_end = self._size - self._at
+        if wanted == to_the_end and self._ranges:
             return self._tail(wanted)
         raise OSError(f"bytes {self._at} to {self._at + wanted} were not fetched")
 

@@ -4,11 +4,11 @@
 commits. What the caller waits for is only room (bounded pending data) and, if it wants, a receipt.
 
 * Every batch is committed in the order it was published, or not at all.
-* A failing store is retried for as long as the producer is open; nothing pending is dropped. Whoever
-  waits is told: `StoreFull` and `StoreDenied` at once, an outage when its own deadline passes.
+* A failing store is retried for as long as the producer is open; nothing pending is dropped.
+  Whoever waits is told: `StoreFull` and `StoreDenied` at once, an outage when its deadline passes.
 * A newer opener of the name fences this one: `Fenced`, for good.
 
-Imports: standard library, errors, clock, settings, objects, table, parquet, batch, session.
+Imports: standard library, errors, clock, settings, dac, table, parquet, batch, session.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
 from typing import Any, TypeVar
 
+from batchweave import dac
 from batchweave.batch import (
     Position,
     check_slices,
@@ -29,6 +29,7 @@ from batchweave.batch import (
     position_to_text,
 )
 from batchweave.clock import Clock, SystemClock
+from batchweave.dac import CommitPolicy, Controller, DacSettings, View
 from batchweave.errors import (
     BatchWeaveError,
     NotCommitted,
@@ -40,9 +41,9 @@ from batchweave.errors import (
     StoreUnavailable,
 )
 from batchweave.parquet import EncodedPart, SliceData, encode
-from batchweave.settings import ProducerSettings
 from batchweave.session import Session, Staged
-from batchweave.table import Committed, Part, Table, Unknown
+from batchweave.settings import ProducerSettings
+from batchweave.table import Committed, Lost, Outcome, Part, Table, Unknown
 
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 5.0
@@ -63,14 +64,14 @@ class Receipt:
         return self._step.done()
 
     def step(self, timeout_s: float | None = None) -> int:
-        """Wait for the commit and return the batch's step.
+        """Wait for the commit and return the batch's step. Waiting asks for it, as `flush` does.
 
         Raises:
             NotCommitted: the deadline passed; the batch stays pending.
             Fenced, StreamSealed, ProducerClosed: it will not be committed here.
             StoreFull, StoreDenied: the store refuses; the batch stays pending.
         """
-        self._producer._wait(self._step.done, timeout_s, f"sequence {self.sequence}")
+        self._producer._await(self._step.done, timeout_s, f"sequence {self.sequence}")
         try:
             return self._step.result(timeout=0)
         except BatchWeaveError as error:
@@ -95,9 +96,13 @@ class _Pending:
         self.uploads: list[Future[tuple[EncodedPart, Part, int]]] = []
         self.position: Future[str | None]
 
+    def futures(self) -> list[Future[Any]]:
+        """Everything that must be in the store before the batch can be committed."""
+        return [*self.uploads, self.position]
+
     def uploaded(self) -> bool:
-        """Whether every part, and the position, is in the store (or failed to get there)."""
-        return all(future.done() for future in (*self.uploads, self.position))
+        """Whether all of it is in the store, or failed to get there."""
+        return all(future.done() for future in self.futures())
 
 
 class Producer:
@@ -126,7 +131,6 @@ class Producer:
         self._next_sequence = self._session.sequence + 1
         self._position = self._session.position
         self._mesh = table.mesh
-        self._random = self._clock.random()
         self._changed = threading.Condition()
         self._pending: deque[_Pending] = deque()
         self._pending_bytes = 0
@@ -138,6 +142,15 @@ class Producer:
         self._flushes = 0
         self._pool = ThreadPoolExecutor(
             self._settings.upload_threads, thread_name_prefix=f"batchweave-upload-{name}"
+        )
+        self._policy: CommitPolicy = Controller(
+            DacSettings(
+                freshness_s=self._settings.freshness_s,
+                pending_batches_max=self._settings.pending_batches_max,
+                pending_bytes_max=self._settings.pending_bytes_max,
+            ),
+            name,
+            self._clock.random(),
         )
         self._committer = threading.Thread(
             target=self._commit_loop, name=f"batchweave-commit-{name}", daemon=True
@@ -219,7 +232,7 @@ class Producer:
         pending.position = self._pool.submit(
             self._retried, lambda: self._session.store_position(sequence, text)
         )
-        for future in (*pending.uploads, pending.position):
+        for future in pending.futures():
             future.add_done_callback(self._notify)
 
     def _notify(self, future: Future[Any]) -> None:
@@ -266,11 +279,15 @@ class Producer:
             Fenced, StreamSealed: what is left will not be committed here.
             StoreFull, StoreDenied: the store refuses; what is left stays pending.
         """
+        self._await(lambda: not self._pending, timeout_s, "flush")
+
+    def _await(self, ready: Callable[[], bool], timeout_s: float | None, what: str) -> None:
+        """Wait for a commit and ask for it meanwhile: nobody gains by waiting for company."""
         with self._changed:
             self._flushes += 1
             self._changed.notify_all()
         try:
-            self._wait(lambda: not self._pending, timeout_s, "flush")
+            self._wait(ready, timeout_s, what)
         finally:
             with self._changed:
                 self._flushes -= 1
@@ -289,7 +306,7 @@ class Producer:
         except NotCommitted as error:
             raise PendingLimit(
                 f"{len(self._pending)} batches ({self._pending_bytes} bytes) of producer "
-                f"{self.name!r} wait for their commit and no room came within {limit_s:g} s. {error}"
+                f"{self.name!r} wait for their commit, no room came within {limit_s:g} s. {error}"
             ) from error
 
     def _wait(self, ready: Callable[[], bool], timeout_s: float | None, what: str) -> None:
@@ -304,9 +321,9 @@ class Producer:
             while not ready():
                 if self._failure is not None:
                     raise _again(self._failure) from self._failure
-                refused = isinstance(self._trouble, (StoreFull, StoreDenied))
-                if refused and self._troubles > seen:
-                    raise _again(self._trouble) from self._trouble
+                trouble = self._trouble
+                if isinstance(trouble, (StoreFull, StoreDenied)) and self._troubles > seen:
+                    raise _again(trouble) from trouble
                 if self._closing:
                     raise ProducerClosed(f"producer {self.name!r} was closed before its commit")
                 left_s = deadline_s - self._clock.monotonic_s()
@@ -327,50 +344,70 @@ class Producer:
         wait_s = RETRY_FIRST_S
         try:
             while self._wait_for_turn():
-                try:
-                    wait_s = self._attempt(wait_s)
-                except StoreError as error:
-                    self._note_trouble(error)
+                trouble = self._attempt()
+                if trouble is not None:
                     self._pause(wait_s)
                     wait_s = min(RETRY_MAX_S, wait_s * 2)
+                else:
+                    wait_s = RETRY_FIRST_S
         except BatchWeaveError as error:
             self._fail(error)
         except BaseException as error:
             self._fail(ProducerClosed(f"the committing thread failed: {error!r}"), error)
             raise
 
-    def _attempt(self, wait_s: float) -> float:
-        outcome = self._session.attempt()
-        if isinstance(outcome, Unknown):
-            self._note_trouble(_as_store_error(outcome.cause))
-            self._pause(wait_s)
-            return min(RETRY_MAX_S, wait_s * 2)
-        if outcome is None or isinstance(outcome, Committed):
-            self._note_trouble(None)
-            if isinstance(outcome, Committed):
-                self._table.tidy(outcome.head)
-            return RETRY_FIRST_S
-        self._pause(self._random.uniform(0, wait_s))
-        return min(RETRY_MAX_S, wait_s * 2)
+    def _attempt(self) -> StoreError | None:
+        """One turn of the controller: look at the head, and try if it says so."""
+        began_s = self._clock.monotonic_s()
+        outcome: Outcome | None = None
+        claim: dac.Claim | None = None
+        try:
+            head = self._session.refresh()
+            view = View(head.version, head.state.pace, head.state.producers)
+            claim = self._policy.begin(view, began_s) if self._session.staged else None
+            if claim is None:
+                self._note_trouble(None)
+                return None
+            outcome = self._session.attempt(claim)
+        except StoreError as error:
+            outcome = Unknown(error)
+        trouble = _as_store_error(outcome.cause) if isinstance(outcome, Unknown) else None
+        if claim is not None:
+            self._tell(outcome, began_s)
+        self._note_trouble(trouble)
+        if isinstance(outcome, Committed):
+            self._table.tidy(outcome.head)
+        return trouble
+
+    def _tell(self, outcome: Outcome | None, began_s: float) -> None:
+        ended = dac.Outcome.UNKNOWN
+        if isinstance(outcome, Committed):
+            ended = dac.Outcome.COMMITTED
+        elif isinstance(outcome, Lost):
+            ended = dac.Outcome.LOST
+        self._policy.attempted(ended, began_s, self._clock.monotonic_s())
 
     def _wait_for_turn(self) -> bool:
-        """Stage what is uploaded; return False when the producer is closed."""
+        """Stage what is uploaded and wait for the controller; False when the producer closes."""
         with self._changed:
             while not self._closing:
-                ready = self._stage_uploaded()
-                pause_s = self._until_commit_s()
-                if ready and pause_s <= 0:
+                self._stage_uploaded()
+                now_s = self._clock.monotonic_s()
+                at_s = self._next_attempt_s(now_s)
+                if at_s is not None and at_s <= now_s:
                     return True
-                self._changed.wait(pause_s if ready else None)
+                self._changed.wait(None if at_s is None else at_s - now_s)
             return False
 
-    def _until_commit_s(self) -> float:
-        if self._flushes or not self._pending:
-            return 0.0
-        waited_s = self._clock.monotonic_s() - self._pending[0].since_s
-        return self._settings.freshness_s - waited_s
+    def _next_attempt_s(self, now_s: float) -> float | None:
+        staged = self._session.staged
+        oldest_s = self._pending[0].since_s if staged else None
+        self._policy.pending(len(staged), sum(one.bytes for one in staged), oldest_s)
+        if self._flushes:
+            self._policy.flush()
+        return self._policy.next_attempt_s(now_s)
 
-    def _stage_uploaded(self) -> bool:
+    def _stage_uploaded(self) -> None:
         """Hand finished uploads to the session, in sequence order. Holds the condition."""
         known = {one.sequence for one in self._session.staged}
         for pending in self._pending:
@@ -389,7 +426,6 @@ class Producer:
                     done=self._landed,
                 )
             )
-        return bool(self._session.staged)
 
     def _landed(self, step: int) -> None:
         """The oldest pending batch is committed at ``step``."""

@@ -1,8 +1,8 @@
 """Reading: one share of every global batch, in step order, each once, from any point.
 
-One scout thread finds new steps in the table's metadata and hands them to a small pool that fetches
-and decodes; the caller takes finished batches in step order. Memory is bounded in batches and bytes.
-The place is a step, never a snapshot: expired metadata is re-read from the head, nothing is lost.
+One scout thread finds new steps in the table's metadata and hands them to a small pool that
+fetches and decodes; the caller takes finished batches in step order. Memory is bounded in batches
+and bytes. The place is a step, never a snapshot: expired metadata is re-read from the head.
 Imports: standard library, pyarrow, errors, clock, settings, mesh, columns, objects, table, parquet,
 batch.
 """
@@ -164,7 +164,7 @@ class Reader:
                     break
                 self._pause(self._settings.poll_interval_s)
                 self._head = self._retried(lambda: self._table.head(self._head))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed to the caller, whatever it is
             with self._changed:
                 self._failure = error
         finally:

@@ -3,7 +3,7 @@
 The producer drives this from its threads, a simulation from its scheduler: the same code.
 A session owns one generation of a producer name. Batches are staged in sequence order once their
 files are uploaded; an attempt commits all that is staged, as one change.
-Imports: standard library, errors, clock, settings, objects, state, table, parquet, batch, commit.
+Imports: standard library, errors, clock, dac, state, table, parquet, batch, commit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from batchweave.batch import Position, position_from_text
 from batchweave.clock import Clock
 from batchweave.commit import Retries, commit
+from batchweave.dac import Claim
 from batchweave.errors import ObjectExists, ObjectNotFound, StoreUnavailable, StreamCorrupted
 from batchweave.parquet import EncodedPart
 from batchweave.state import (
@@ -69,6 +70,8 @@ class Session:
         self._staged: list[Staged] = []
         self._head: Head | None = None
         self._stale = False
+        self._own_version = -1
+        self._company = True
         self._position_text: str | None = None
         self._stored_positions: dict[int, tuple[int, str]] = {}
         self._version_lock = threading.Lock()
@@ -122,7 +125,8 @@ class Session:
         The name carries the table version known when the upload began, for the orphan sweep.
         """
         version = self.version
-        name = f"{self.name}-g{self.generation}-q{sequence}-p{index}-{self._clock.token()}.parquet"
+        who = f"{self.name}-g{self.generation}-q{sequence}-p{index}"
+        name = f"{who}-{self._clock.token()}.parquet"
         path = f"{DATA}/v{version:012d}/{name}"
         self.put_once(path, part.data)
         return part.at(path), version
@@ -139,7 +143,9 @@ class Session:
             try:
                 self.table.objects.head(path)
             except ObjectNotFound:
-                raise StoreUnavailable(f"a write of {path!r} was refused, and nothing landed") from None
+                raise StoreUnavailable(
+                    f"a write of {path!r} was refused, and nothing landed"
+                ) from None
 
     def store_position(self, sequence: int, text: str | None) -> str | None:
         """What the state will hold of a position: its text, or a reference to an object."""
@@ -167,28 +173,32 @@ class Session:
     # -- committing ------------------------------------------------------------------------
 
     def refresh(self) -> Head:
-        """Read the head if the one known may be behind, and settle what it shows as landed.
+        """The head to attempt on; settles what it shows as landed.
+
+        Read anew where it may be behind: after an attempt that did not commit, and as long as
+        others commit too. Who commits alone keeps what it wrote as its next base.
 
         Raises:
             Fenced: the name was opened elsewhere.
         """
-        if self._head is None or self._stale:
-            self._know(self.table.head(self._head))
-        assert self._head is not None
-        self._settle(self._head.state)
-        return self._head
+        if self._head is None or self._stale or self._company:
+            head = self.table.head(self._head)
+            self._company = head.version != self._own_version
+            self._know(head)
+        known = self._known()
+        self._settle(known.state)
+        return known
 
-    def attempt(self, fresh: bool = False) -> Outcome | None:
+    def attempt(self, claim: Claim | None = None) -> Outcome | None:
         """Try once to commit all that is staged; None if it turned out that nothing was left.
 
-        ``fresh`` reads the head first although none of this session's attempts has failed.
+        ``claim`` is what the commit controller said to a `refresh` right before this.
 
         Raises:
             Fenced, StreamSealed: nothing more can be committed here.
             StoreError: the head could not be read, or an upload could not be renewed.
         """
-        self._stale = self._stale or fresh
-        head = self.refresh()
+        head = self.refresh() if claim is None else self._known()
         if not self._staged:
             return None
         self._renew(head.state.horizon)
@@ -203,6 +213,7 @@ class Session:
             ],
             version=head.version + 1,
             now_ms=now_ms,
+            claim=claim,
         )
         added = tuple(
             BatchEntry(head.state.next_step + at, self.name, one.sequence, now_ms, one.parts)
@@ -211,9 +222,16 @@ class Session:
         self._stale = True  # until the outcome says otherwise
         outcome = self.table.commit(head, Change(state, added))
         if isinstance(outcome, Committed):
+            self._own_version = outcome.head.version
             self._know(outcome.head)
             self._settle(outcome.head.state)
+        else:
+            self._company = True
         return outcome
+
+    def _known(self) -> Head:
+        assert self._head is not None
+        return self._head
 
     def _know(self, head: Head) -> None:
         with self._version_lock:
@@ -249,5 +267,3 @@ class Session:
             version, text = self._stored_positions.get(one.sequence, (horizon, ""))
             if version < horizon:
                 one.position = self.store_position(one.sequence, text)
-
-

@@ -3,7 +3,7 @@
 The state travels in the table and changes atomically with each commit. A transition takes the
 state that was read and returns the next one, or raises what the caller must do about it. It is
 safe to repeat: after an unknown outcome the same transition on a fresh state finds what landed.
-Imports: standard library, errors, mesh.
+Imports: standard library, errors, dac, mesh.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from batchweave.dac import Claim, Pace
 from batchweave.errors import (
     Fenced,
     InvalidName,
@@ -47,7 +48,8 @@ class ProducerState:
     """What the table knows of one producer name.
 
     ``sequence`` and ``step`` are those of its last committed batch, -1 before the first;
-    ``version`` is the table version of its last commit (opening counts).
+    ``version`` is the table version of its last commit (opening counts), ``opened_version`` that
+    of its opening; ``turn_us`` is when it will try next (see `batchweave.dac`).
     """
 
     generation: int
@@ -55,6 +57,8 @@ class ProducerState:
     step: int = -1
     position: str | None = None
     version: int = 0
+    opened_version: int = 0
+    turn_us: int = 0
     committed_at_ms: int = 0
 
 
@@ -77,7 +81,7 @@ class StreamState:
     watermark: int = 0
     horizon: int = 0
     chain: str = CHAIN_START
-    window_us: int = 0
+    pace: Pace = field(default_factory=Pace)
     producers: Mapping[str, ProducerState] = field(default_factory=dict)
     checkpoints: Mapping[str, CheckpointState] = field(default_factory=dict)
 
@@ -111,7 +115,12 @@ def open_producer(
         raise StreamSealed(f"the stream is sealed at step {state.next_step}: no producer can open")
     before = state.producers.get(name, ProducerState(generation=0))
     after = replace(
-        before, generation=before.generation + 1, version=version, committed_at_ms=now_ms
+        before,
+        generation=before.generation + 1,
+        version=version,
+        opened_version=version,
+        turn_us=0,
+        committed_at_ms=now_ms,
     )
     return replace(state, producers={**state.producers, name: after}), after
 
@@ -136,11 +145,12 @@ def append(
     *,
     version: int,
     now_ms: int,
+    claim: Claim | None = None,
 ) -> StreamState:
     """Give the batches the next steps and make the last one's position durable.
 
     The batches' sequences must follow the producer's last one without a gap: the caller drops
-    what has landed before (see `landed`).
+    what has landed before. ``claim`` is what the commit controller announces with it.
 
     Raises:
         Fenced: a newer generation of the name exists.
@@ -167,10 +177,16 @@ def append(
         step=step - 1,
         position=batches[-1].position,
         version=version,
+        turn_us=claim.turn_us if claim else 0,
         committed_at_ms=now_ms,
     )
-    producers = {**state.producers, name: after}
-    return replace(state, next_step=step, chain=chain, producers=producers)
+    return replace(
+        state,
+        next_step=step,
+        chain=chain,
+        pace=claim.pace if claim else state.pace,
+        producers={**state.producers, name: after},
+    )
 
 
 def next_chain(chain: str, step: int, digests: Sequence[str]) -> str:
@@ -203,18 +219,12 @@ def to_properties(state: StreamState) -> dict[str, str]:
         PREFIX + "watermark": str(state.watermark),
         PREFIX + "horizon": str(state.horizon),
         PREFIX + "chain": state.chain,
-        PREFIX + "window-us": str(state.window_us),
+        PREFIX + "pace": _compact(asdict(state.pace)),
     }
     for name, producer in state.producers.items():
-        found[_PRODUCER + name] = _compact(_producer_fields(producer))
+        found[_PRODUCER + name] = _compact(asdict(producer))
     for name, checkpoint in state.checkpoints.items():
-        found[_CHECKPOINT + name] = _compact(
-            {
-                "next_step": checkpoint.next_step,
-                "consumer": checkpoint.consumer,
-                "registered_at_ms": checkpoint.registered_at_ms,
-            }
-        )
+        found[_CHECKPOINT + name] = _compact(asdict(checkpoint))
     return found
 
 
@@ -235,7 +245,7 @@ def from_properties(properties: Mapping[str, str], table: str) -> StreamState:
             watermark=int(properties[PREFIX + "watermark"]),
             horizon=int(properties[PREFIX + "horizon"]),
             chain=properties[PREFIX + "chain"],
-            window_us=int(properties[PREFIX + "window-us"]),
+            pace=_record(Pace, properties[PREFIX + "pace"]),
             producers={
                 key[len(_PRODUCER) :]: _record(ProducerState, text)
                 for key, text in properties.items()
@@ -272,7 +282,7 @@ def changed_properties(
     return changed, tuple(key for key in old if key not in new)
 
 
-_R = TypeVar("_R", ProducerState, CheckpointState)
+_R = TypeVar("_R", ProducerState, CheckpointState, Pace)
 _KINDS = {"int": (int,), "str": (str,), "str | None": (str, type(None))}
 
 
@@ -284,17 +294,6 @@ def _record(kind: type[_R], text: str) -> _R:
         if isinstance(value, bool) or not isinstance(value, _KINDS[str(item.type)]):
             raise ValueError(f"{item.name} is {value!r}, not {item.type}")
     return found
-
-
-def _producer_fields(producer: ProducerState) -> dict[str, Any]:
-    return {
-        "generation": producer.generation,
-        "sequence": producer.sequence,
-        "step": producer.step,
-        "position": producer.position,
-        "version": producer.version,
-        "committed_at_ms": producer.committed_at_ms,
-    }
 
 
 def _compact(value: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from pyiceberg.manifest import ManifestEntry, ManifestFile, read_manifest_list
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema, assign_fresh_schema_ids
 from pyiceberg.table import Table as IcebergHandle
-from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.metadata import TableMetadata, TableMetadataV1
 from pyiceberg.table.refs import SnapshotRefType
 from pyiceberg.table.snapshots import Operation, Snapshot, Summary
 from pyiceberg.table.update import (
@@ -197,7 +197,7 @@ class IcebergTable:
     def _head(self, detail: Detail) -> Head:
         metadata = detail.metadata
         state = from_properties(metadata.properties, self._name)
-        return Head(metadata.last_sequence_number, state, detail)
+        return Head(version_of_snapshots(metadata), state, detail)
 
     def _manifest_list(self, head: Head) -> list[ManifestFile]:
         detail: Detail = head.detail
@@ -229,7 +229,7 @@ class IcebergTable:
             raise
         except FileNotFoundError:
             return Lost()  # the base's manifest list was cleaned up: it is far behind the head
-        except Exception as error:  # whatever it is, only the head can tell
+        except Exception as error:  # noqa: BLE001 - whatever it is, only the head can tell
             return Unknown(error)
         written = IcebergHandle(
             identifier=handle.name(),
@@ -288,13 +288,23 @@ class IcebergTable:
             pass  # left to the next writer: folders are listed afresh each time
 
 
+def version_of_snapshots(metadata: TableMetadata) -> int:
+    """The table version: the sequence number of the newest snapshot, 0 before the first."""
+    return 0 if isinstance(metadata, TableMetadataV1) else metadata.last_sequence_number
+
+
 def _updates(
     base: Head, change: Change, snapshot: Snapshot, metadata: TableMetadata
 ) -> tuple[TableUpdate, ...]:
     updates: list[TableUpdate] = [
         AddSnapshotUpdate(snapshot=snapshot),
         SetSnapshotRefUpdate(
-            ref_name=MAIN, type=SnapshotRefType.BRANCH, snapshot_id=snapshot.snapshot_id
+            ref_name=MAIN,
+            type=SnapshotRefType.BRANCH,
+            snapshot_id=snapshot.snapshot_id,
+            max_ref_age_ms=None,
+            max_snapshot_age_ms=None,
+            min_snapshots_to_keep=None,
         ),
     ]
     changed, removed = changed_properties(base.state, change.state)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import (
+    ForbiddenError,
     NamespaceAlreadyExistsError,
     NoSuchNamespaceError,
     NoSuchTableError,
     TableAlreadyExistsError,
+    UnauthorizedError,
 )
 from pyiceberg.table import Table as IcebergHandle
 
@@ -17,6 +22,7 @@ from batchweave.clock import Clock
 from batchweave.errors import (
     BatchWeaveError,
     NotAStream,
+    StoreDenied,
     StoreUnavailable,
     StreamExists,
     StreamNotFound,
@@ -43,19 +49,16 @@ class IcebergCatalog:
         self, name: tuple[str, ...], schema: pa.Schema, properties: dict[str, str]
     ) -> IcebergTable:
         full, spec = stream_schema(schema)
-        try:
+        with _told(f"{'.'.join(name)} could not be created"):
             self._create_namespace(name[:-1])
-            handle = self.catalog.create_table(
-                name, full, partition_spec=spec, properties={**TABLE_PROPERTIES, **properties}
-            )
-        except TableAlreadyExistsError:
-            raise StreamExists(
-                f"{'.'.join(name)} exists already: load it, or choose another name"
-            ) from None
-        except BatchWeaveError:
-            raise
-        except Exception as error:
-            raise StoreUnavailable(f"{'.'.join(name)} could not be created: {error}") from error
+            try:
+                handle = self.catalog.create_table(
+                    name, full, partition_spec=spec, properties={**TABLE_PROPERTIES, **properties}
+                )
+            except TableAlreadyExistsError:
+                raise StreamExists(
+                    f"{'.'.join(name)} exists already: load it, or choose another name"
+                ) from None
         return IcebergTable(self.catalog, handle, clock=self._clock)
 
     def load(self, name: tuple[str, ...]) -> IcebergTable:
@@ -69,39 +72,38 @@ class IcebergCatalog:
         return IcebergTable(self.catalog, handle, clock=self._clock)
 
     def streams(self) -> list[str]:
+        with _told("streams could not be listed"):
+            names = [
+                tuple(name)
+                for namespace in self._namespaces(())
+                for name in self.catalog.list_tables(namespace)
+            ]
         found = []
-        for namespace in self._namespaces(()):
-            for name in self.catalog.list_tables(namespace):
-                try:
-                    if _is_stream(self._load(tuple(name))):
-                        found.append(".".join(name))
-                except StreamNotFound:
-                    continue  # dropped meanwhile
+        for name in names:
+            with contextlib.suppress(StreamNotFound):  # dropped meanwhile
+                if _is_stream(self._load(name)):
+                    found.append(".".join(name))
         return sorted(found)
 
     def drop(self, name: tuple[str, ...]) -> None:
         if not _is_stream(self._load(name)):
             raise NotAStream(f"{'.'.join(name)} is not a BatchWeave stream: it was not dropped")
-        self.catalog.purge_table(name)
+        with _told(f"{'.'.join(name)} could not be dropped"):
+            self.catalog.purge_table(name)
 
     def _load(self, name: tuple[str, ...]) -> IcebergHandle:
-        try:
-            return self.catalog.load_table(name)
-        except (NoSuchTableError, NoSuchNamespaceError):
-            raise StreamNotFound(
-                f"there is no stream {'.'.join(name)!r} in catalog {self.catalog.name!r}"
-            ) from None
-        except BatchWeaveError:
-            raise
-        except Exception as error:
-            raise StoreUnavailable(f"{'.'.join(name)} could not be loaded: {error}") from error
+        with _told(f"{'.'.join(name)} could not be loaded"):
+            try:
+                return self.catalog.load_table(name)
+            except (NoSuchTableError, NoSuchNamespaceError):
+                raise StreamNotFound(
+                    f"there is no stream {'.'.join(name)!r} in catalog {self.catalog.name!r}"
+                ) from None
 
     def _create_namespace(self, namespace: tuple[str, ...]) -> None:
         for depth in range(1, len(namespace) + 1):
-            try:
+            with contextlib.suppress(NamespaceAlreadyExistsError):
                 self.catalog.create_namespace(namespace[:depth])
-            except NamespaceAlreadyExistsError:
-                continue
 
     def _namespaces(self, parent: tuple[str, ...]) -> list[tuple[str, ...]]:
         found = []
@@ -109,6 +111,19 @@ class IcebergCatalog:
             parts = tuple(namespace)
             found += [parts, *self._namespaces(parts)]
         return found
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say what failed in words of the error tree, whatever a catalog raises."""
+    try:
+        yield
+    except BatchWeaveError:
+        raise
+    except (ForbiddenError, UnauthorizedError) as error:
+        raise StoreDenied(f"{what}: the catalog refused: {error}") from error
+    except Exception as error:
+        raise StoreUnavailable(f"{what}: {error}") from error
 
 
 def _is_stream(handle: IcebergHandle) -> bool:

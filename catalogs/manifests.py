@@ -270,7 +270,7 @@ class Manifests:
     def _manifest_paths(self, lists: set[str]) -> set[str]:
         return {
             relative_path(self._objects, manifest.manifest_path)
-            for location in lists
+            for location in sorted(lists)
             for manifest in read_manifest_list(self._io.new_input(location))
         }
 

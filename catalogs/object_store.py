@@ -9,20 +9,21 @@ this catalog never trusts it.
 cleaned up, so nothing stale can be larger. Following probes N + 1, one small request.
 
 **Stale writers.** Old versions are deleted (`clean_versions`), oldest first, each deletion
-acknowledged before the next. A writer that slept at N may then find N + 1 free although it existed
-once. So whoever creates N + 1 checks *afterwards* that N is still there, byte for byte (its version
-tag): as N is deleted before N + 1, an N still present means that N + 1 had not been deleted, so it
-was never free twice. A writer that finds N gone cannot tell what became of its commit and says so
-(`CommitStateUnknownException`). What it wrote stays until the next cleaning, and is no head: whoever
-listed the number while it was the newest, and slept before reading it, sees by its tag that this is
-another object and lists again. Only tags of versions found genuine in one of these two ways are
-kept to compare with.
+acknowledged before the next. A writer that slept at N may then find N + 1 free although it
+existed once. So whoever creates N + 1 checks *afterwards* that N is still there, byte for byte (its
+version tag): as N is deleted before N + 1, an N still present means that N + 1 had not been
+deleted, so it was never free twice. A writer that finds N gone cannot tell what became of its
+commit and says so (`CommitStateUnknownException`). What it wrote stays until the next cleaning, and
+is no head: whoever listed the number while it was the newest, and slept before reading it, sees by
+its tag that this is another object and lists again. Only tags of versions found genuine in one of
+these two ways are kept to compare with.
 Alternatives: tombstones grow without bound; a durable boundary (SlateDB RFC 26) needs one more
 object and one more read for the same answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -431,10 +432,9 @@ class ObjectStoreCatalog(MetastoreCatalog):
             objects.delete([version_path(number)])
 
     def _hint(self, objects: Objects, number: int) -> None:
-        try:
+        # The version is committed; the hint is only a courtesy, and the next one renews it.
+        with contextlib.suppress(StoreError):
             objects.overwrite(HINT, str(number).encode())
-        except StoreError:
-            pass  # the version is committed; the hint is only a courtesy, the next one renews it
 
     def _table(
         self, identifier: str | Identifier, objects: Objects, number: int, metadata: TableMetadata

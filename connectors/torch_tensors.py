@@ -47,7 +47,7 @@ def _tensor(batch: Batch, name: str) -> torch.Tensor | list[torch.Tensor]:
     widths = [int(width) for width in lengths]
     if kind is None and len(set(widths)) <= 1:
         return tensor.reshape(rows, -1)
-    return list(tensor.split(widths))
+    return list(torch.split(tensor, widths))
 
 
 def _shared(flat: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -55,6 +55,6 @@ def _shared(flat: np.ndarray[Any, Any]) -> torch.Tensor:
     dtype = getattr(torch, flat.dtype.name)
     if flat.size == 0:
         return torch.empty(0, dtype=dtype)
-    memory = (ctypes.c_char * flat.nbytes).from_address(flat.ctypes.data)
+    memory: Any = (ctypes.c_char * flat.nbytes).from_address(flat.ctypes.data)
     memory.keeps = flat  # alive as long as the tensor, which holds on to ``memory``
     return torch.frombuffer(memory, dtype=dtype)

@@ -49,7 +49,8 @@ def connect(stream: Stream) -> duckdb.DuckDBPyConnection:
     connection.register("producer_states", _producer_states(head))
     _register_rows(connection, stream, head)
     for name in VIEWS:
-        connection.execute(resources.files("batchweave.sql").joinpath(f"views/{name}.sql").read_text())
+        view = resources.files("batchweave.sql").joinpath(f"views/{name}.sql")
+        connection.execute(view.read_text())
     return connection
 
 
@@ -77,11 +78,9 @@ def _register_rows(connection: duckdb.DuckDBPyConnection, stream: Stream, head: 
     if handle.metadata_location.startswith("memory:"):
         connection.register("rows_of_stream", handle.scan().to_arrow())
         return
-    # A literal, not a parameter: views cannot have any. The location is the catalog's, not a user's.
+    # A literal, because views take no parameters. The location is the catalog's, not a user's.
     literal = handle.metadata_location.replace("'", "''")
-    connection.execute(
-        f"create view rows_of_stream as select * from iceberg_scan('{literal}')"  # noqa: S608
-    )
+    connection.execute(f"create view rows_of_stream as select * from iceberg_scan('{literal}')")
 
 
 def _batch_parts(stream: Stream, head: Head) -> pa.Table:

@@ -117,7 +117,7 @@ def test_a_producer_name_with_path_or_sql_characters_is_refused(tmp_path: Path, 
 
 @pytest.mark.parametrize("column", ["step", "slice", "source", "producer", "Digest", "COMMITTED_AT"])
 def test_a_reserved_column_name_is_refused(tmp_path: Path, column: str) -> None:
-    with pytest.raises(bw.SchemaMismatch, match=f"rename {column}"):
+    with pytest.raises(bw.SchemaMismatch, match=rf"rename {column}"):
         make_stream(tmp_path, schema=pa.schema([(column, pa.int32())]))
     assert list(tmp_path.iterdir()) == []
 

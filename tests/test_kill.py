@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.streams import QUICK, catalog_at, make_stream, tokens
 
 PRODUCERS = 3
 ROUNDS = 20
+WORK = "import sys; from tests.test_kill import work; work(*sys.argv[1:])"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -36,8 +36,7 @@ def work(warehouse: str, name: str) -> None:
 
 def start(warehouse: Path, name: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", "import sys; from tests.test_kill import work; work(*sys.argv[1:])"]
-        + [str(warehouse), name],
+        [sys.executable, "-c", WORK, str(warehouse), name],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -45,7 +44,7 @@ def start(warehouse: Path, name: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def killed(tmp_path: Path) -> Iterator[bw.Stream]:
+def killed(tmp_path: Path) -> bw.Stream:
     """A stream after rounds in which a random producer is killed at a random moment."""
     stream = make_stream(tmp_path)
     chance = random.Random(20_26)
@@ -64,7 +63,7 @@ def killed(tmp_path: Path) -> Iterator[bw.Stream]:
         for process in running.values():
             process.kill()
             process.communicate()
-    yield stream
+    return stream
 
 
 @pytest.mark.timeout(600)

@@ -39,7 +39,7 @@ def _local(tmp_path: Path) -> Objects:
 
 @pytest.fixture(params=["memory", "local", "local-within", "bucket"])
 def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
-    """An empty root: in memory, in a local folder, in a folder of it, and under a bucket's prefix."""
+    """An empty root: in memory, in a local folder, in a folder of it, below a bucket's prefix."""
     made: dict[str, Callable[[], Objects]] = {
         "memory": MemoryObjects,
         "local": lambda: _local(tmp_path),
@@ -64,7 +64,9 @@ class TestEveryStore:
             assert tag == found_tag == info.e_tag != ""
 
     @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-    def test_any_buffer_can_be_written(self, objects: Objects, kind: Callable[[bytes], Any]) -> None:
+    def test_any_buffer_can_be_written(
+        self, objects: Objects, kind: Callable[[bytes], Any]
+    ) -> None:
         objects.create("x", kind(b"abc"))
         objects.overwrite("y", kind(b"abc"))
         assert bytes(objects.get("x")[0]) == bytes(objects.get("y")[0]) == b"abc"
@@ -141,7 +143,7 @@ class TestEveryStore:
             with pytest.raises(ObjectNotFound):
                 read()
 
-    def test_list_is_everything_below_a_folder_and_nothing_beside_it(self, objects: Objects) -> None:
+    def test_list_is_all_below_a_folder_and_nothing_beside_it(self, objects: Objects) -> None:
         every = ["a", "ab", "ab/c", "abc/d", "abc/e/f", "x y/ü", "x y.z/u"]
         if not isinstance(objects, MemoryObjects) and objects.uri.startswith("file:"):
             every.remove("ab")  # a folder and an object cannot share a name here
@@ -255,13 +257,13 @@ def test_no_error_of_the_store_leaks(
     real: Objects, operation: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _failing(monkeypatch, operation, kind("boom\n\nDebug source: much more"))
-    try:
+    missing = kind.__name__ in ("NotFoundError", "InvalidPathError")
+    if operation == "delete" and missing and real.uri.startswith("file:"):
+        real.delete(["x"])  # what is not there is as good as deleted
+        return
+    with pytest.raises(StoreError) as raised:
         OPERATIONS[operation][1](real)
-    except StoreError as error:
-        assert "much more" not in str(error)
-    else:  # what is not there is as good as deleted
-        assert operation == "delete"
-        assert kind.__name__ in ("NotFoundError", "InvalidPathError")
+    assert "much more" not in str(raised.value)
 
 
 def test_obstore_has_the_errors_that_were_thought_of() -> None:

@@ -1,4 +1,4 @@
-"""What a batch's file promises: one row group a slice, exact offsets, nothing wrong ever decoded."""
+"""What a batch's file promises: one row group a slice, exact offsets, damage never decoded."""
 
 from __future__ import annotations
 

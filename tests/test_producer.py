@@ -1,4 +1,4 @@
-"""What a producer promises: order, exactly once, durable positions, fencing, bounded pending data."""
+"""A producer's promises: order, exactly once, durable positions, fencing, bounded pending data."""
 
 from __future__ import annotations
 
@@ -229,9 +229,15 @@ def test_many_producers_together_lose_and_double_nothing(tmp_path: Path) -> None
 def test_an_exception_in_the_body_closes_without_committing_more(tmp_path: Path) -> None:
     stream = make_stream(tmp_path)
     settings = bw.ProducerSettings(freshness_s=1000)
-    with pytest.raises(ZeroDivisionError), stream.producer("p", settings) as producer:
-        producer.publish([tokens(1)] * 2)
-        raise ZeroDivisionError
+
+
+    def fail_midway() -> None:
+        with stream.producer("p", settings) as producer:
+            producer.publish([tokens(1)] * 2)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_midway()
     assert stream.head().next_step == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -185,7 +186,7 @@ def test_arrays_keep_shape_and_dtype(tmp_path: Path) -> None:
         [("image", pa.list_(pa.uint8())), ("half", pa.list_(pa.float32())), ("flag", pa.bool_())]
     )
     stream = make_stream(tmp_path, schema=schema, mesh=bw.Mesh(dp=1))
-    given = {
+    given: dict[str, np.ndarray[Any, Any]] = {
         "image": np.random.default_rng(1).integers(0, 255, (5, 4, 3, 2), dtype=np.uint8),
         "half": np.linspace(-2, 2, 15, dtype=np.float16).reshape(5, 3),
         "flag": np.array([True, False, True, True, False]),
@@ -193,7 +194,9 @@ def test_arrays_keep_shape_and_dtype(tmp_path: Path) -> None:
     with stream.producer("p", QUICK) as producer:
         producer.publish([given])
     (batch,) = stream.read(slice=0)
-    for name, array in batch.numpy().items():
+    found = batch.numpy()
+    assert list(found) == list(given)
+    for name, array in found.items():
         assert array.dtype == given[name].dtype
         np.testing.assert_array_equal(array, given[name])
 

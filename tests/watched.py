@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from batchweave.objects import Buffer, ObjectInfo, Objects, join
+from batchweave.objects import Buffer, Children, ObjectInfo, Objects, join
 
 Hook = Callable[[str, str], None]
 """Called with the verb and the path below the root; what it raises is the store's answer."""
@@ -90,7 +90,7 @@ class WatchedObjects:
         self._after("list", prefix)
         return iter(found)
 
-    def children(self, prefix: str = "") -> tuple[list[str], list[ObjectInfo]]:
+    def children(self, prefix: str = "") -> Children:
         self._before("children", prefix)
         found = self.inner.children(prefix)
         self._after("children", prefix)

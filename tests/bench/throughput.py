@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -31,8 +33,10 @@ SCHEMA = pa.schema([("tokens", pa.list_(pa.int32()))])
 SLICES, ROWS, WIDTH = 8, 8, 4096
 GOAL = 0.8
 
+Slices: TypeAlias = list[dict[str, npt.NDArray[np.int32]]]
 
-def make_batch(random: np.random.Generator) -> list[dict[str, np.ndarray]]:
+
+def make_batch(random: np.random.Generator) -> Slices:
     """64 x 4,096 tokens of a 50,000-word vocabulary over 8 slices."""
     return [
         {"tokens": random.integers(0, 50_000, (ROWS, WIDTH), dtype=np.int32)}
@@ -46,14 +50,14 @@ def timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def publish(stream: bw.Stream, batches: list[list[dict[str, np.ndarray]]]) -> None:
+def publish(stream: bw.Stream, batches: list[Slices]) -> None:
     with stream.producer("p") as producer:
         for slices in batches:
             producer.publish(slices)
 
 
 def plain_write(
-    stream: bw.Stream, batches: list[list[dict[str, np.ndarray]]], folder: Path, settings: bw.ProducerSettings
+    stream: bw.Stream, batches: list[Slices], folder: Path, settings: bw.ProducerSettings
 ) -> None:
     def one(number: int) -> None:
         data = check_slices(batches[number], [None] * SLICES, stream.mesh, SCHEMA)
@@ -106,7 +110,11 @@ def repeat(number: int, count: int, catalog: bw.Catalog, folder: Path) -> dict[s
     threads = bw.ReaderSettings().prefetch_batches
 
     def every_slice(work: Callable[[int], None]) -> Callable[[], None]:
-        return lambda: [work(index) for index in range(SLICES)] and None
+        def run() -> None:
+            for index in range(SLICES):
+                work(index)
+
+        return run
 
     reads = {
         "plain_read": every_slice(lambda index: plain_read(paths, index, threads)),

@@ -5,7 +5,7 @@ scheduler, every store operation a place where the scheduler may switch, fail, d
 Afterwards `invariants` compares what was acknowledged with what the table holds.
 
 Modules: world (scheduler, clocks, history), faults (what may go wrong, in profiles), store (the
-simulated `Objects`), register (a small fast table), tables (both kinds of table, opened for an actor
-and read back independently), record (what was acknowledged and seen), content (what producers
+simulated `Objects`), register (a small fast table), tables (both kinds of table, opened for an
+actor and read back independently), record (what was acknowledged and seen), content (what producers
 publish), actors, invariants, run (one history), planted (protocol bugs that must be caught).
 """

@@ -1,20 +1,21 @@
 """Who takes part: producers, readers, state changers, sweepers, sealers.
 
-Each drives the core as the real thing does (`batchweave.producer`, `batchweave.reader`), without its
-threads, and tells the record what it was told. An actor's label is its name in the history.
+Each drives the core as the real thing does (`batchweave.producer`, `batchweave.reader`), without
+its threads, and tells the record what it was told. An actor's label is its name in the history.
 """
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from batchweave.batch import position_to_text
 from batchweave.clock import Clock
 from batchweave.commit import Retries, commit
+from batchweave.dac import Claim
 from batchweave.errors import (
     Fenced,
     NotCommitted,
@@ -29,15 +30,15 @@ from batchweave.reader import fetch_slices
 from batchweave.session import DATA, POSITIONS, Session, Staged
 from batchweave.state import CheckpointState, seal
 from batchweave.table import BatchEntry, Change, Committed, Head, Part, Table
-
-from tests.simulation.content import MESH, Encoder, Item
+from tests.simulation.content import MESH, Item
 from tests.simulation.faults import Faults
 from tests.simulation.record import Acknowledged, ObservedTable, Opened, Published, Record, Seen
 from tests.simulation.store import SimulatedObjects, Store
-from tests.simulation.tables import Kind, ROOT
-from tests.simulation.world import SimulatedClock, World
+from tests.simulation.tables import ROOT, Kind
+from tests.simulation.world import SECOND_US, SimulatedClock, World
 
 TRIES_MAX = 60
+PROCESSES = 2
 INLINE_BYTES_MAX = 40
 RETRIES = Retries(attempts_max=40, seconds_max=60.0, wait_first_s=0.02, wait_max_s=0.5)
 
@@ -55,6 +56,7 @@ class Environment:
     faults: Faults
     record: Record
     kind: Kind
+    processes: dict[int, dict[str, Any]] = field(default_factory=dict)
     progress: dict[str, int] = field(default_factory=dict)
     finished: bool = False
 
@@ -74,7 +76,9 @@ class Environment:
     def open(self, clock: Clock) -> ObservedTable:
         """Open the table for one process."""
         objects = self.objects()
-        table = persistently(lambda: self.kind.open(objects, clock), clock, self.world)
+        number = self.world.random.randrange(2 * PROCESSES)
+        process = self.processes.setdefault(number, {}) if number < PROCESSES else {}
+        table = persistently(lambda: self.kind.open(objects, clock, process), clock, self.world)
         return ObservedTable(table, self.record, self.world.label, self.world)
 
 
@@ -123,9 +127,7 @@ class Producing:
         env, session = self._env, self.session
         position = persistently(lambda: session.position, self._clock, env.world)
         env.record.opened.append(
-            Opened(
-                session.name, session.generation, session.sequence, position, session.version
-            )
+            Opened(session.name, session.generation, session.sequence, position, session.version)
         )
         env.world.log("opened", session.name, "", f"generation {session.generation} at {position}")
         number = position["next"] if position else 0
@@ -186,7 +188,9 @@ class Producing:
     def _attempt(self) -> None:
         session = self.session
         try:
-            outcome = session.attempt(fresh=self._random.random() < 0.2)
+            head = session.refresh()
+            claim = Claim(head.state.pace, self._random.randrange(SECOND_US))
+            outcome = session.attempt(claim if self._random.random() < 0.7 else None)
         except StoreUnavailable:
             self._clock.sleep(self._random.uniform(0.01, 0.1))
             return
@@ -207,9 +211,7 @@ class Producing:
         if session.staged:
             raise NotCommitted(f"{len(session.staged)} batches are pending")
         self._env.world.log("flushed", session.name, "", f"to sequence {session.sequence}")
-        self._env.record.flushed.append(
-            (session.name, session.generation, self._next_sequence - 1)
-        )
+        self._env.record.flushed.append((session.name, session.generation, self._next_sequence - 1))
 
 
 def upload_parts(
@@ -249,20 +251,16 @@ def read(env: Environment, start: int, fetch: float) -> None:
         last_look = env.finished
         clock.sleep(env.world.random.uniform(0.05, 0.6))
         known = None if last_look else head
-        head = persistently(lambda: table.head(known), clock, env.world)
+        head = persistently(partial(table.head, known), clock, env.world)
 
 
-def _saw(
-    env: Environment, table: Table, entry: BatchEntry, clock: Clock, fetch: float
-) -> None:
+def _saw(env: Environment, table: Table, entry: BatchEntry, clock: Clock, fetch: float) -> None:
     digests = tuple(part.digest for part in entry.parts)
     if env.world.random.random() < fetch:
         _fetch(env, table, entry, clock)
     env.world.log("read", f"{entry.producer} {entry.sequence}", "", f"step {entry.step}")
     env.record.seen.append(
-        Seen(
-            env.world.label, entry.step, entry.producer, entry.sequence, digests, env.world.now_us
-        )
+        Seen(env.world.label, entry.step, entry.producer, entry.sequence, digests, env.world.now_us)
     )
     env.progress[env.world.label] = entry.step + 1
 
@@ -296,9 +294,7 @@ def change_state(env: Environment, prefix: str, changes: int) -> None:
             if name in head.state.checkpoints:
                 return None
             added = CheckpointState(head.state.next_step)
-            return Change(
-                replace(head.state, checkpoints={**head.state.checkpoints, name: added})
-            )
+            return Change(replace(head.state, checkpoints={**head.state.checkpoints, name: added}))
 
         try:
             head = commit(table, plan, clock=clock, retries=RETRIES, what=name)
@@ -345,9 +341,7 @@ def sweep(env: Environment, rounds: int) -> None:
 
 def _orphans(table: Table, head: Head) -> list[str]:
     used = {
-        part.path
-        for entry in table.entries(head, 0, head.state.next_step)
-        for part in entry.parts
+        part.path for entry in table.entries(head, 0, head.state.next_step) for part in entry.parts
     }
     for producer in head.state.producers.values():
         used.update(re.findall(rf"{POSITIONS}/[^\"]+", producer.position or ""))
@@ -357,5 +351,3 @@ def _orphans(table: Table, head: Head) -> list[str]:
         if match and int(match.group(1)) < head.state.horizon and info.path not in used:
             found.append(info.path)
     return found
-
-

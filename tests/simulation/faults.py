@@ -77,7 +77,11 @@ class Profile:
 
 _ACKS = {"fail": 0.03, "lost": 0.12, "late": 0.08, "duplicate": 0.08, "again": 0.03}
 _DEATHS = {"crash": 0.03, "died": 0.04, "dying": 0.03}
-_SLEEPERS = {("create", VERSION): {"asleep": 0.2}, ("delete", VERSION): {"asleep": 0.15}}
+_SLEEPERS = {
+    ("create", VERSION): {"asleep": 0.2},
+    ("delete", VERSION): {"asleep": 0.15},
+    ("get", VERSION): {"asleep": 0.08},
+}
 
 PROFILES = (
     Profile("calm", {"fail": 0.01, "lost": 0.01}),
@@ -92,7 +96,13 @@ PROFILES = (
         weight=3,
     ),
     Profile("twins", {"lost": 0.05, "late": 0.04, "asleep": 0.04}, twins=1.0, weight=2),
-    Profile("uploads", {**_ACKS, **_DEATHS, "conflict": 0.1}, data_share=1.0, weight=2),
+    Profile(
+        "uploads",
+        {**_ACKS, **_DEATHS, "conflict": 0.1},
+        data_share=1.0,
+        other_share=0.4,
+        weight=2,
+    ),
     Profile(
         "storm",
         {**_ACKS, **_DEATHS, "conflict": 0.04, "claimed": 0.04, "asleep": 0.04},

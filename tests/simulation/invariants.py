@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from batchweave.state import CHAIN_START, next_chain
-
 from tests.simulation.content import MESH, Encoder, Item
 from tests.simulation.record import Final, FinalRow, Record
 
@@ -105,15 +104,17 @@ def steps_are_dense(evidence: Evidence) -> Iterator[Finding]:
     wanted = int(evidence.final.state.next_step)
     if found != list(range(wanted)):
         odd = sorted(set(found) ^ set(range(wanted)))
-        yield f"next_step is {wanted}, steps {odd} are missing or too many", tuple(
-            f"step {step}" for step in odd
+        yield (
+            f"next_step is {wanted}, steps {odd} are missing or too many",
+            tuple(f"step {step}" for step in odd),
         )
 
 
 @invariant
 def a_batch_is_whole(evidence: Evidence) -> Iterator[Finding]:
     for step, rows in evidence.batches().items():
-        covered = [at for row in rows for at in range(row.first_slice, row.first_slice + row.slices)]
+        runs = [(row.first_slice, row.first_slice + row.slices) for row in rows]
+        covered = [at for first, end in runs for at in range(first, end)]
         if sorted(covered) != list(range(MESH.slices)):
             row = rows[0]
             yield (

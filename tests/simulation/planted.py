@@ -18,12 +18,12 @@ from batchweave.catalogs.iceberg import IcebergTable
 from batchweave.catalogs.manifests import MANIFESTS, MERGE_AGE_MAX, Manifests
 from batchweave.catalogs.object_store import ObjectStoreCatalog
 from batchweave.commit import commit
+from batchweave.dac import Claim
 from batchweave.errors import ObjectExists, StoreUnavailable
 from batchweave.parquet import EncodedPart
 from batchweave.session import DATA, Session, Staged
 from batchweave.state import Numbered, ProducerState, StreamState, append
 from batchweave.table import Change, Committed, Head, Lost, Outcome, Part, Unknown
-
 from tests.simulation import actors
 from tests.simulation.actors import Producing
 from tests.simulation.register import Detail, RegisterTable, _document, version_path
@@ -31,6 +31,7 @@ from tests.simulation.run import Result, simulate
 
 BOTH = ("register", "iceberg")
 REGISTER = ("register",)
+ICEBERG = ("iceberg",)
 TABLES: dict[str, Any] = {"register": RegisterTable, "iceberg": IcebergTable}
 
 
@@ -40,6 +41,7 @@ class Planted:
 
     name: str
     kinds: tuple[str, ...]
+    tested: tuple[str, ...]
     seeds_max: int
     plant: Callable[[str], contextlib.AbstractContextManager[Any]]
 
@@ -57,13 +59,16 @@ PLANTED: list[Planted] = []
 
 
 def planted(
-    kinds: tuple[str, ...], seeds_max: int = 200
+    kinds: tuple[str, ...], seeds_max: int = 200, tested: tuple[str, ...] = ("register",)
 ) -> Callable[[Callable[[str], Iterator[None]]], None]:
-    """Register a bug under its function's name."""
+    """Register a bug under its function's name.
+
+    ``tested`` are the kinds where every run of the tests hunts it; the others take longer.
+    """
 
     def add(function: Callable[[str], Iterator[None]]) -> None:
         plant = contextlib.contextmanager(function)
-        PLANTED.append(Planted(function.__name__, kinds, seeds_max, plant))
+        PLANTED.append(Planted(function.__name__, kinds, tested, seeds_max, plant))
 
     return add
 
@@ -80,14 +85,14 @@ def no_sequence_check(kind: str) -> Iterator[None]:
     """What landed unseen is committed again: the head's sequence is not looked at."""
 
     def refresh(self: Any) -> Head:
-        if self._head is None or self._stale:
+        if self._head is None or self._stale or self._company:
             self._know(self.table.head(self._head))
         state_module.check_generation(self._head.state, self.name, self.generation)
         head: Head = self._head
         return head
 
     def careless(
-        state: StreamState, name: str, generation: int, batches: Sequence[Numbered], **rest: int
+        state: StreamState, name: str, generation: int, batches: Sequence[Numbered], **rest: Any
     ) -> StreamState:
         before = replace(state.producers[name], sequence=batches[0].sequence - 1)
         state = replace(state, producers={**state.producers, name: before})
@@ -116,8 +121,8 @@ def unknown_is_failed(kind: str) -> Iterator[None]:
     """An unknown outcome is taken for a failure: the batches are published again, as new ones."""
     attempt, stage = Session.attempt, Session.stage
 
-    def attempt_again(self: Any, fresh: bool = False) -> Outcome | None:
-        outcome = attempt(self, fresh)
+    def attempt_again(self: Any, claim: Claim | None = None) -> Outcome | None:
+        outcome = attempt(self, claim)
         if isinstance(outcome, Unknown):
             head = self.table.head()
             self._know(head)
@@ -140,8 +145,8 @@ def unknown_is_committed(kind: str) -> Iterator[None]:
     """An unknown outcome is taken for a success."""
     attempt = Session.attempt
 
-    def trusting(self: Any, fresh: bool = False) -> Outcome | None:
-        outcome = attempt(self, fresh)
+    def trusting(self: Any, claim: Claim | None = None) -> Outcome | None:
+        outcome = attempt(self, claim)
         if isinstance(outcome, Unknown):
             step = self._head.state.next_step
             landed = list(self._staged)
@@ -160,8 +165,8 @@ def files_deleted_on_unknown(kind: str) -> Iterator[None]:
     """After an unknown outcome the files are deleted and uploaded afresh."""
     attempt = Session.attempt
 
-    def tidy_minded(self: Any, fresh: bool = False) -> Outcome | None:
-        outcome = attempt(self, fresh)
+    def tidy_minded(self: Any, claim: Claim | None = None) -> Outcome | None:
+        outcome = attempt(self, claim)
         if isinstance(outcome, Unknown):
             self.table.objects.delete([part.path for one in self._staged for part in one.parts])
             for one in self._staged:
@@ -238,11 +243,10 @@ def version_overwritten(kind: str) -> Iterator[None]:
         with _swap(RegisterTable, "_write", write):
             yield
         return
-    put = ObjectStoreCatalog._put_version
 
-    def put_over(self: Any, objects: Any, number: int, metadata: Any) -> Any:
-        with _swap(type(objects), "create", type(objects).overwrite):
-            return put(self, objects, number, metadata)
+    def put_over(self: Any, objects: Any, number: int, metadata: Any) -> str:
+        data = metadata.model_dump_json(exclude_none=True).encode()
+        return str(objects.overwrite(f"metadata/v{number}.metadata.json", data))
 
     with _swap(ObjectStoreCatalog, "_put_version", put_over):
         yield
@@ -260,11 +264,25 @@ def base_not_checked_after_writing(kind: str) -> Iterator[None]:
 
 @planted(BOTH, seeds_max=3000)
 def head_not_checked_after_reading(kind: str) -> Iterator[None]:
-    """A version that was listed, cleaned up and written again by a sleeper is taken for the head."""
+    """A version that was listed, cleaned up and written again by a sleeper is taken as the head."""
     with (
         _swap(RegisterTable, "_is_the_listed", lambda self, tag, listed: True),
         _swap(ObjectStoreCatalog, "_is_the_listed", lambda *arguments: True),
     ):
+        yield
+
+
+@planted(ICEBERG, seeds_max=3000, tested=())
+def tag_of_a_sleeper_kept(kind: str) -> Iterator[None]:
+    """The tag of a version just written is kept for comparison before its base was looked at."""
+    put = ObjectStoreCatalog._put_version
+
+    def remembering(self: Any, objects: Any, number: int, metadata: Any) -> str:
+        e_tag = put(self, objects, number, metadata)
+        self._remember(objects, number, metadata, e_tag)
+        return e_tag
+
+    with _swap(ObjectStoreCatalog, "_put_version", remembering):
         yield
 
 
@@ -343,15 +361,15 @@ def position_in_a_later_commit(kind: str) -> Iterator[None]:
     attempt = Session.attempt
 
     def without_position(
-        state: StreamState, name: str, generation: int, batches: Sequence[Numbered], **rest: int
+        state: StreamState, name: str, generation: int, batches: Sequence[Numbered], **rest: Any
     ) -> StreamState:
         after = append(state, name, generation, batches, **rest)
         old = replace(after.producers[name], position=state.producers[name].position)
         return replace(after, producers={**after.producers, name: old})
 
-    def in_two(self: Any, fresh: bool = False) -> Outcome | None:
+    def in_two(self: Any, claim: Claim | None = None) -> Outcome | None:
         position = self._staged[-1].position if self._staged else None
-        outcome = attempt(self, fresh)
+        outcome = attempt(self, claim)
 
         def plan(head: Head) -> Change | None:
             mine = head.state.producers[self.name]
@@ -426,7 +444,7 @@ def seal_not_checked(kind: str) -> Iterator[None]:
     """A producer goes on after the seal."""
 
     def unsealed(
-        state: StreamState, name: str, generation: int, batches: Sequence[Numbered], **rest: int
+        state: StreamState, name: str, generation: int, batches: Sequence[Numbered], **rest: Any
     ) -> StreamState:
         after = append(replace(state, sealed=False), name, generation, batches, **rest)
         return replace(after, sealed=state.sealed)
@@ -435,7 +453,7 @@ def seal_not_checked(kind: str) -> Iterator[None]:
         yield
 
 
-@planted(("iceberg",), seeds_max=150)
+@planted(ICEBERG, seeds_max=150, tested=ICEBERG)
 def manifests_cleaned_too_early(kind: str) -> Iterator[None]:
     """A merged manifest that waits to be handed in is old enough to be deleted."""
     older = Manifests._older_than
@@ -445,5 +463,3 @@ def manifests_cleaned_too_early(kind: str) -> Iterator[None]:
 
     with _swap(Manifests, "_older_than", eager):
         yield
-
-

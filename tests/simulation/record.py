@@ -14,10 +14,10 @@ from pyiceberg.exceptions import CommitStateUnknownException
 
 from batchweave.batch import Position
 from batchweave.errors import StoreError
+from batchweave.mesh import Mesh
 from batchweave.objects import Objects
 from batchweave.state import StreamState
 from batchweave.table import BatchEntry, Change, Committed, Head, Outcome, Table, Unknown
-
 from tests.simulation.content import Item
 from tests.simulation.world import World
 
@@ -152,6 +152,10 @@ class ObservedTable:
         return self.inner.file_schema
 
     @property
+    def mesh(self) -> Mesh:
+        return self.inner.mesh
+
+    @property
     def objects(self) -> Objects:
         return self.inner.objects
 
@@ -189,4 +193,6 @@ class ObservedTable:
             raise
 
     def _see(self, head: Head) -> None:
-        self._record.heads.append(SeenHead(self._actor, head.version, head.state, self._world.now_us))
+        self._record.heads.append(
+            SeenHead(self._actor, head.version, head.state, self._world.now_us)
+        )

@@ -24,6 +24,7 @@ from batchweave.errors import (
     StoreUnavailable,
     StreamCorrupted,
 )
+from batchweave.mesh import Mesh
 from batchweave.objects import Objects
 from batchweave.state import StreamState, from_properties, to_properties
 from batchweave.table import (
@@ -36,6 +37,7 @@ from batchweave.table import (
     Part,
     Unknown,
 )
+from tests.simulation.content import MESH, SCHEMA
 
 FOLDER = "register"
 POLLS_PER_LIST = 4
@@ -59,14 +61,10 @@ class Detail:
 class RegisterTable:
     """`batchweave.table.Table` over one object a version."""
 
-    name = "simulated.register"
-    schema = pa.schema([("item", pa.int32())])
-    file_schema = schema
-
     def __init__(
         self, objects: Objects, clock: Clock, *, versions_kept: int = 4, tidy_every: int = 3
     ) -> None:
-        self.objects = objects
+        self._objects = objects
         self._clock = clock
         self._versions_kept = versions_kept
         self._tidy_every = tidy_every
@@ -77,6 +75,28 @@ class RegisterTable:
         """Write version 0."""
         objects.create(version_path(0), _document(0, "first", state, ()))
 
+    # -- what it is ------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return "simulated.register"
+
+    @property
+    def schema(self) -> pa.Schema:
+        return SCHEMA
+
+    @property
+    def file_schema(self) -> pa.Schema:
+        return SCHEMA
+
+    @property
+    def mesh(self) -> Mesh:
+        return MESH
+
+    @property
+    def objects(self) -> Objects:
+        return self._objects
+
     # -- reading ---------------------------------------------------------------------------
 
     def head(self, known: Head | None = None) -> Head:
@@ -86,7 +106,7 @@ class RegisterTable:
             versions = self._versions()
             number = max(versions)
             try:
-                data, tag = self.objects.get(version_path(number))
+                data, tag = self._objects.get(version_path(number))
             except ObjectNotFound:
                 continue  # cleaned up while we looked
             if self._is_the_listed(tag, versions[number]):
@@ -109,7 +129,7 @@ class RegisterTable:
         if self._polls % POLLS_PER_LIST == 0:
             return max(self._versions()) == number
         try:
-            self.objects.head(version_path(number + 1))
+            self._objects.head(version_path(number + 1))
         except ObjectNotFound:
             return True
         return False
@@ -121,7 +141,7 @@ class RegisterTable:
     def _versions(self) -> dict[int, str]:
         """Numbers and version tags."""
         found = {}
-        for one in self.objects.list(FOLDER):
+        for one in self._objects.list(FOLDER):
             match = _NAME.fullmatch(one.path.rpartition("/")[2])
             if match:
                 found[int(match.group(1))] = one.e_tag
@@ -145,11 +165,11 @@ class RegisterTable:
         return Committed(Head(number, change.state, Detail(tag, lines)))
 
     def _write(self, number: int, data: bytes) -> str:
-        return self.objects.create(version_path(number), data)
+        return self._objects.create(version_path(number), data)
 
     def _still_there(self, base: Head) -> bool:
         try:
-            return bool(self.objects.head(version_path(base.version)).e_tag == base.detail.tag)
+            return bool(self._objects.head(version_path(base.version)).e_tag == base.detail.tag)
         except ObjectNotFound:
             return False
 
@@ -166,7 +186,7 @@ class RegisterTable:
 
     def _delete_versions(self, ascending: list[int]) -> None:
         for number in ascending:
-            self.objects.delete([version_path(number)])
+            self._objects.delete([version_path(number)])
 
 
 def documents(data: bytes) -> tuple[int, dict[str, str], list[BatchEntry]]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from batchweave.objects import MemoryObjects
-
 from tests.simulation import actors
 from tests.simulation.actors import Environment
 from tests.simulation.faults import Faults, Profile, pick
@@ -177,9 +176,7 @@ class _History:
         objects = MemoryObjects(ROOT)
         for path, data in items.items():
             objects.create(path, data)
-        table = self.env.kind.open(objects, SimulatedClock(world, 0))
-        final = read_final(self.env.kind, items, table)
-        found = violations(Evidence(record, final, self.env.kind.encoder))
+        found, steps, commits = self._checked(items, objects)
         return Result(
             seed=record.seed,
             kind=kind_name,
@@ -187,9 +184,24 @@ class _History:
             violations=found,
             history=world.history,
             digest=world.digest(),
-            steps=final.state.next_step,
-            commits=final.version,
+            steps=steps,
+            commits=commits,
         )
+
+    def _checked(
+        self, items: dict[str, bytes], objects: MemoryObjects
+    ) -> tuple[list[Violation], int, int]:
+        """Broken promises, steps and commits."""
+        env, record = self.env, self.env.record
+        try:
+            table = env.kind.open(objects, SimulatedClock(self.world, 0), {})
+            final = read_final(env.kind, items, table)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the table is unreadable
+            message = f"seed {record.seed}: the final table is not readable: {error!r}"
+            marks = tuple(str(error).rpartition("/")[2].split("'")[:1])
+            return [Violation("the_final_table_is_readable", message, marks)], 0, 0
+        found = violations(Evidence(record, final, env.kind.encoder))
+        return found, final.state.next_step, final.version
 
 
 def _formatted(at: int, line: Line, marks: tuple[str, ...]) -> str:

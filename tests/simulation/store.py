@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from batchweave.errors import BatchWeaveError, ObjectExists, ObjectNotFound, StoreUnavailable
 from batchweave.objects import Buffer, ObjectInfo, join
-
 from tests.simulation.faults import Faults
 from tests.simulation.world import EPOCH_MS, World
 
@@ -135,25 +134,6 @@ class SimulatedObjects:
         key, kept = self._key(path), bytes(data)
         return self._request("overwrite", path, lambda: self._store.put(key, kept, False))
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        root = join(self._prefix, prefix)
-        below = f"{root}/" if root else ""
-        skip = len(self._prefix) + 1 if self._prefix else 0
-
-        def listed(items: dict[str, Stored]) -> list[ObjectInfo]:
-            found = sorted(key for key in items if key.startswith(below))
-            return [self._info(key[skip:], items[key]) for key in found]
-
-        lag_us = int(self._faults.profile.listing_lag_s * 1e6)
-        return iter(
-            self._request(
-                "list",
-                prefix,
-                lambda: listed(self._store.items),
-                lambda: listed(self._store.as_of(self._world.now_us - lag_us)),
-            )
-        )
-
     def children(self, prefix: str = "") -> tuple[list[str], list[ObjectInfo]]:
         folders: dict[str, None] = {}
         objects = []
@@ -180,6 +160,25 @@ class SimulatedObjects:
             self._world.random.shuffle(keys)
         self._request("delete", " ".join(wanted), effect)
 
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        root = join(self._prefix, prefix)
+        below = f"{root}/" if root else ""
+        skip = len(self._prefix) + 1 if self._prefix else 0
+
+        def listed(items: dict[str, Stored]) -> list[ObjectInfo]:
+            found = sorted(key for key in items if key.startswith(below))
+            return [self._info(key[skip:], items[key]) for key in found]
+
+        lag_us = int(self._faults.profile.listing_lag_s * 1e6)
+        return iter(
+            self._request(
+                "list",
+                prefix,
+                lambda: listed(self._store.items),
+                lambda: listed(self._store.as_of(self._world.now_us - lag_us)),
+            )
+        )
+
     # -- one request -----------------------------------------------------------------------
 
     def _request(
@@ -205,9 +204,7 @@ class SimulatedObjects:
         self._disturbed(operation, path, fault, effect)
         raise AssertionError(f"{fault} must raise")
 
-    def _answered(
-        self, operation: str, path: str, fault: str, effect: Callable[[], T]
-    ) -> T:
+    def _answered(self, operation: str, path: str, fault: str, effect: Callable[[], T]) -> T:
         try:
             result = effect()
         except BatchWeaveError as error:

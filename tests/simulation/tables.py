@@ -12,16 +12,16 @@ import hashlib
 import json
 from collections.abc import Iterator
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 from unittest import mock
 
-from pyiceberg.manifest import read_manifest_list
+from pyiceberg.manifest import DataFile, read_manifest_list
 from pyiceberg.table.metadata import TableMetadataUtil
 
 from batchweave.batch import Position, position_from_text
 from batchweave.catalog import Catalog
 from batchweave.catalogs import iceberg, manifests, object_store
-from batchweave.catalogs.files import ObjectsFileIO, relative_path
+from batchweave.catalogs.files import ObjectsFileIO
 from batchweave.catalogs.iceberg import IcebergTable
 from batchweave.catalogs.iceberg_catalog import IcebergCatalog
 from batchweave.catalogs.object_store import ObjectStoreCatalog
@@ -30,7 +30,6 @@ from batchweave.errors import BatchWeaveError
 from batchweave.objects import MemoryObjects, Objects
 from batchweave.state import StreamState, from_properties
 from batchweave.table import Table
-
 from tests.simulation import register
 from tests.simulation.content import MESH, SCHEMA, Encoder, ParquetEncoder, TextEncoder
 from tests.simulation.record import Final, FinalRow
@@ -50,8 +49,8 @@ class Kind(Protocol):
         """What the store holds when a stream has just been created."""
         ...
 
-    def open(self, objects: Objects, clock: Clock) -> Table:
-        """The table, for one actor: nothing is shared but the store."""
+    def open(self, objects: Objects, clock: Clock, process: dict[str, Any]) -> Table:
+        """The table, for one actor; actors of one process share what the process remembers."""
         ...
 
     def final(self, items: dict[str, bytes]) -> tuple[int, dict[str, str], list[FinalRow]]:
@@ -76,7 +75,7 @@ class Register:
         RegisterTable.created(objects, StreamState(mesh=MESH))
         return _content(objects)
 
-    def open(self, objects: Objects, clock: Clock) -> Table:
+    def open(self, objects: Objects, clock: Clock, process: dict[str, Any]) -> Table:
         return RegisterTable(objects, clock)
 
     def final(self, items: dict[str, bytes]) -> tuple[int, dict[str, str], list[FinalRow]]:
@@ -118,38 +117,27 @@ class Iceberg:
     def first_objects(self) -> dict[str, bytes]:
         return self._first
 
-    def open(self, objects: Objects, clock: Clock) -> Table:
-        catalog = ObjectStoreCatalog("simulated", warehouse=ROOT)
-        catalog.objects = objects
+    def open(self, objects: Objects, clock: Clock, process: dict[str, Any]) -> Table:
+        if "catalog" not in process:
+            process["catalog"] = ObjectStoreCatalog("simulated", warehouse=ROOT)
+            process["catalog"].objects = objects
+        catalog = process["catalog"]
         return IcebergTable(catalog, catalog.load_table(NAME), clock=clock)
 
     def final(self, items: dict[str, bytes]) -> tuple[int, dict[str, str], list[FinalRow]]:
         names = [name for name in items if name.endswith(".metadata.json")]
         newest = max(names, key=lambda name: int(name.rpartition("/v")[2].partition(".")[0]))
         metadata = TableMetadataUtil.parse_raw(items[newest].decode())
-        objects = MemoryObjects(ROOT)
-        for path, data in items.items():
-            objects.create(path, data)
-        io = ObjectsFileIO(objects)
         snapshot = metadata.current_snapshot()
-        rows = []
-        for manifest in read_manifest_list(io.new_input(snapshot.manifest_list)) if snapshot else ():
-            for entry in manifest.fetch_manifest_entry(io):
-                file = entry.data_file
-                path = relative_path(objects, file.file_path)
-                rows.append(
-                    FinalRow(
-                        step=file.partition[0],
-                        producer=file.partition[1],
-                        sequence=file.partition[2],
-                        digest=file.partition[4],
-                        path=path,
-                        first_slice=int.from_bytes(next(iter(file.lower_bounds.values())), "little"),
-                        slices=len(file.split_offsets or ()),
-                        data=items.get(path),
-                    )
-                )
-        return metadata.last_sequence_number, metadata.properties, rows
+        if snapshot is None:
+            return 0, metadata.properties, []
+        io = ObjectsFileIO(_memory(items))
+        rows = [
+            _row(entry.data_file, items)
+            for manifest in read_manifest_list(io.new_input(snapshot.manifest_list))
+            for entry in manifest.fetch_manifest_entry(io)
+        ]
+        return snapshot.sequence_number or 0, metadata.properties, rows
 
     @contextlib.contextmanager
     def limits(self) -> Iterator[None]:
@@ -166,10 +154,32 @@ class Iceberg:
             yield
 
 
+def _row(file: DataFile, items: dict[str, bytes]) -> FinalRow:
+    path = file.file_path.removeprefix(f"{ROOT}/")
+    (bound,) = file.lower_bounds.values()  # of the slice column
+    return FinalRow(
+        step=file.partition[0],
+        producer=file.partition[1],
+        sequence=file.partition[2],
+        digest=file.partition[4],
+        path=path,
+        first_slice=int.from_bytes(bound, "little"),
+        slices=len(file.split_offsets or ()),
+        data=items.get(path),
+    )
+
+
+def _memory(items: dict[str, bytes]) -> MemoryObjects:
+    objects = MemoryObjects(ROOT)
+    for path, data in items.items():
+        objects.create(path, data)
+    return objects
+
+
 @cache
 def kind(name: str) -> Kind:
     """The kind of that name; made once a process."""
-    return {"register": Register, "iceberg": Iceberg}[name]()
+    return Register() if name == "register" else Iceberg()
 
 
 def read_final(which: Kind, items: dict[str, bytes], table: Table) -> Final:

@@ -20,8 +20,8 @@ EPOCH_MS = 2_000_000_000_000
 SECOND_US = 1_000_000
 
 
-class Crash(BaseException):  # noqa: N818 - the process is gone: no handler may take it for an error
-    """Ends an actor's thread, as `kill -9` ends a process."""
+class Crash(BaseException):
+    """Ends an actor's thread, as `kill -9` ends a process: no handler takes it for an error."""
 
 
 class Line(NamedTuple):
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 class Actor:
     """One simulated process."""
 
-    __slots__ = ("label", "body", "gate", "thread", "crashed", "finished", "error")
+    __slots__ = ("body", "crashed", "error", "finished", "gate", "label", "thread")
 
     def __init__(self, label: str, body: Callable[[], None]) -> None:
         self.label = label

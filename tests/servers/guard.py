@@ -1,0 +1,34 @@
+"""Runs a command for as long as whoever started it lives, however that ends.
+
+    python -m tests.servers.guard <folder to remove> <command> [argument ...]
+
+Standard input is a pipe whose other end its owner holds: the end of the pipe is the end of the
+command, also where the owner was killed. Ctrl-C goes to the owner only.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+
+def main() -> int:
+    folder, *command = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    def wait_for_owner() -> None:
+        sys.stdin.buffer.read()
+        process.kill()  # what it keeps goes with its folder: nothing to end in good order
+
+    threading.Thread(target=wait_for_owner, daemon=True).start()
+    code = process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

