@@ -11,6 +11,7 @@ import random
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 
@@ -36,6 +37,19 @@ class Clock(Protocol):
     def random(self) -> random.Random:
         """A generator of the caller's own, seeded differently each time."""
         ...
+
+
+def exiting() -> bool:
+    """Whether the interpreter is on its way out and waits for the threads of pools to end.
+
+    It refuses new work to any pool from then on, which is how a thread that pauses in one can tell.
+    """
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(bool)
+    except RuntimeError:
+        return True
+    return False
 
 
 class SystemClock:

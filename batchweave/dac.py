@@ -19,12 +19,16 @@ producer, when that producer will try next: its turn.  Everyone reads the turns 
 an attempt reads anyway, and together they are a calendar.
 
 * Table clock.  Turns need a common clock, and wall clocks may be skewed.  Each commit carries
-  `clock_us`, its author's cautious estimate of the table time at which it lands.  A reader knows
-  that it is now at least that late and moves its own offset forward to it (as in Lamport's
-  clocks).  That bound is loose for a producer that always reads late in a slot, so some turns
-  are preceded by a look: one head read timed just before a commit in an earlier slot can have
-  landed.  If it has landed, the reader's clock is slow; it steps forward and looks again.  A
-  producer that loses to the holder of the slot before its own has a fast clock and steps back.
+  `clock_us`, its author's estimate of the table time at which it lands.  A reader knows that it
+  is now at least that late and moves its own offset forward to it, never back (as in Lamport's
+  clocks), so that all keep to the one that is ahead.  That bound is loose for a producer that
+  always reads long after a commit, so some turns are preceded by a look: head reads, a quarter
+  of a window apart, until one commit is seen to land.  A producer that lost twice in a row takes
+  its time from such a landing also where this means to step back: it may be ahead of all others,
+  and as long as it does not commit, they cannot follow.
+* Waiting for the one before.  An attempt whose head read shows that the slot before its own is
+  booked and its holder not yet seen reads again a little later, for up to 3/8 of a window, before
+  it writes.  So slots need not fit the longest window, and clocks need not agree to the end.
 * Slots.  Time is cut into slots of `slot_us`, 1.32 windows: room for a window and its jitter.
   A turn is the beginning of a slot.  `window_us` is a smoothed estimate of the window that every
   committer updates with what it measured itself.  `slot_us` follows it in rare steps, because
@@ -39,7 +43,7 @@ an attempt reads anyway, and together they are a calendar.
   that let a turn pass, and doubles with each loss after the first, up to about twice the number
   of these and of recent joiners (as many are likely to come still).  Where U of them spread over
   m slots, U / m attempts make one commit, and slots are still not wasted.  The round leaves room
-  for as many joiners as came in the last one, so membership doubles with every round.
+  for twice as many joiners as came in the last one, so membership grows by half with every round.
 * Giving way.  An attempt begins with a head read.  If that shows the slot to belong to another,
   the attempt is put off before anything is written: a probe, about a tenth of a window.  After
   four probes in a row it goes ahead regardless, so that waiting is bounded.
@@ -85,10 +89,11 @@ _SLOT_PERCENT_MIN = 122
 _SLOT_PERCENT_MAX = 155
 # A longer window than thought moves the estimate eight times as fast as a shorter one: it
 # settles above the middle of what is measured, because slots should fit most windows.  A window
-# that does not fit into a slot at all costs everyone attempts, so it counts by half at once.
+# of more than one and a half slots counts by half at once: the table has become slower.
 _RISE_DIVISOR = 8
 _FALL_DIVISOR = 64
 _OUTGROWN_DIVISOR = 2
+_OUTGROWN_PERCENT = 150
 # Bounds on retries: how far a loser spreads, and how often it may be put off in a row.
 _PICK_SLOTS_MAX = 4096
 _LOSSES_MAX = 12
@@ -97,14 +102,17 @@ _DEFERRALS_MAX = 4
 # and those that left should not hold up the others.
 _LIVE_PERCENT = 120
 _LIVE_SLOTS_MIN = 16
-# Looks at the clock: how often (at 100 ppm of drift clocks part by 2 ms in 20 s), how many slots
-# ahead of the turn (at random, so that errors do not add up along a chain of neighbours), when
-# in the slot (no commit lands before 7/10 of a window), and by which part of a window to step.
+# A round also leaves room for those that are still to come: twice as many as came in the last one.
+_JOINERS_EXPECTED = 2
+# Waiting for the holder of the slot before, in eighths of a window, and how long a step is.  More
+# would hold the others up behind one that has left or stalls.
+_PATIENCE_EIGHTHS = 3
+_STEP_DIVISOR = 4
+# Looks: how often (at 100 ppm of drift clocks part by 2 ms in 20 s), how many reads at most,
+# and after how long a clock is not trusted any more.
 _LOOK_EVERY_S = 20.0
-_LOOK_SLOTS_MIN = 2
-_LOOK_SLOTS_MAX = 8
-_LOOK_TENTHS = 7
-_CLOCK_STEP_DIVISOR = 6
+_LOOK_READS_MAX = 12
+_CLOCK_KEPT_S = 300.0
 # Bounds on what is believed of the table's state and of one's own measurements.
 _WINDOW_US_MIN = 100
 _WINDOW_US_MAX = 60 * _MICROSECONDS
@@ -226,8 +234,8 @@ class _Calendar:
     """Others that let their turn pass in about the last round."""
     joined: int
     """Others that opened within about the last round."""
-    before: str | None
-    """Who holds the slot before this one and has not been seen to commit in it."""
+    late: bool
+    """The holder of the slot before this one has not been seen to commit in it."""
 
     @property
     def live(self) -> int:
@@ -242,7 +250,7 @@ def _read_calendar(view: View, name: str, now_us: int, slot_us: int) -> _Calenda
     taken: dict[int, int] = {}
     lapsed_us: list[int] = []
     joined = 0
-    before: str | None = None
+    late = False
     opened_since = view.version - len(view.producers)
     current_us = now_us - now_us % slot_us - slot_us
     before_us = current_us - slot_us
@@ -261,8 +269,8 @@ def _read_calendar(view: View, name: str, now_us: int, slot_us: int) -> _Calenda
         elif turn_us > oldest_us:
             lapsed_us.append(turn_us)
             if turn_us > before_us:
-                before = peer_name
-    return _Calendar(taken, _count_waiting(lapsed_us, now_us, slot_us, len(taken)), joined, before)
+                late = True
+    return _Calendar(taken, _count_waiting(lapsed_us, now_us, slot_us, len(taken)), joined, late)
 
 
 def _count_waiting(lapsed_us: list[int], now_us: int, slot_us: int, taken: int) -> int:
@@ -288,7 +296,8 @@ def next_pace(seen: Pace, now_us: int, slot_us: int, measured_us: int | None) ->
         if window_us <= 0:
             window_us = measured_us
         elif measured_us > window_us:
-            divisor = _RISE_DIVISOR if measured_us <= slot_us else _OUTGROWN_DIVISOR
+            fits = 100 * measured_us <= _OUTGROWN_PERCENT * slot_us
+            divisor = _RISE_DIVISOR if fits else _OUTGROWN_DIVISOR
             window_us += -((window_us - min(measured_us, 2 * window_us)) // divisor)
         else:
             window_us -= (window_us - measured_us) // _FALL_DIVISOR
@@ -296,10 +305,9 @@ def next_pace(seen: Pace, now_us: int, slot_us: int, measured_us: int | None) ->
         percent = 100 * slot_us // window_us
         if not _SLOT_PERCENT_MIN <= percent <= _SLOT_PERCENT_MAX:
             slot_us = window_us * _SLOT_PERCENT // 100
-    # Landing is guessed early: a clock that runs ahead of the truth would pull all others along.
     lands_us = now_us
     if measured_us is not None:
-        lands_us += min(measured_us, window_us) * 4 // 5
+        lands_us += min(measured_us, slot_us)
     return Pace(max(seen.clock_us + 1, lands_us), window_us, slot_us)
 
 
@@ -329,9 +337,11 @@ class Controller:
         self._turn_us = 0
         self._plan_us: int | None = None
         self._looking = False
-        self._before: str | None = None
-        self._suspect: str | None = None
-        self._base_version = 0
+        self._target_us = 0
+        self._landing_seen = False
+        self._looks = 0
+        self._read_version = 0
+        self._read_us = 0
         self._fresh = False
         self._looked_s = -math.inf
         self._window_us = 0
@@ -395,9 +405,9 @@ class Controller:
         else:
             if outcome is Outcome.LOST:
                 self._losses = min(self._losses + 1, _LOSSES_MAX)
-                self._suspect = self._before
+                self._looked_s = -math.inf
             self._live = max(2, self._live)
-            self._plan_us = self._retry_us
+            self._approach(self._retry_us, ended_s)
 
     # -- what the caller asks ------------------------------------------------------------------
 
@@ -409,29 +419,30 @@ class Controller:
         if self._plan_us is None:
             if self._live == 1:
                 return due_s
-            self._plan_us = self._planned_us(now_s, due_s)
+            self._approach(self._planned_us(now_s, due_s), now_s)
+        assert self._plan_us is not None
         return max(now_s, self._local_s(self._plan_us))
 
     def begin(self, view: View, now_s: float) -> Claim | None:
         """Decide, on a head just read, whether to go on with an attempt."""
-        before_us = self._offset_us
         self._follow(view, now_s)
-        moved = self._offset_us != before_us
         now_us = self._table_us(now_s)
-        calendar = _read_calendar(view, self._name, now_us, self._slot_us)
+        if self._looking and self._looks_on(now_s):
+            return None
+        margin_us = self._slot_us // 8
+        calendar = _read_calendar(view, self._name, now_us + margin_us, self._slot_us)
         self._live = calendar.live
-        if self._looking:
-            self._looking = False
-            if self._waits_after_look(calendar, now_us, moved):
-                return None
         if self._deferrals < _DEFERRALS_MAX:
-            self._plan_us = self._better_us(view, calendar, now_us)
-            if self._plan_us is not None:
+            better_us = self._better_us(view, calendar, now_us)
+            if better_us is not None:
                 self._deferrals += 1
+                self._approach(better_us, now_s)
+                return None
+            late_us = (now_us + margin_us) % self._slot_us - margin_us
+            if calendar.late and 8 * late_us < _PATIENCE_EIGHTHS * self._window_us:
+                self._plan_us = now_us + self._window_us // _STEP_DIVISOR
                 return None
         self._deferrals = 0
-        self._before = calendar.before
-        self._base_version = view.version
         self._retry_us = self._pick_us(calendar, now_us + self._slot_us, self._losses + 1)
         self._learn_quiet()
         pace = next_pace(view.pace, now_us, self._slot_us, self._measured_us)
@@ -449,17 +460,20 @@ class Controller:
     def _follow(self, view: View, now_s: float) -> None:
         """Catch up with the table's clock, slots, and what it holds of this producer."""
         local_us = int(now_s * _MICROSECONDS)
-        if self._suspect is not None and self._offset_us is not None:
-            suspect = view.producers.get(self._suspect)
-            if suspect is not None and suspect.version > self._base_version:
-                self._offset_us -= self._window_us // _CLOCK_STEP_DIVISOR
-            self._suspect = None
-        least_us = view.pace.clock_us - local_us
-        if self._offset_us is None or least_us > self._offset_us:
-            step_us = view.pace.window_us // _CLOCK_STEP_DIVISOR if self._looking else 0
-            self._offset_us = least_us + step_us
-            self._looked_s = -math.inf
         self._window_us = view.pace.window_us
+        least_us = view.pace.clock_us - local_us
+        most_us = view.pace.clock_us - self._read_us
+        before_us = self._offset_us
+        if before_us is None or local_us - self._read_us > _CLOCK_KEPT_S * _MICROSECONDS:
+            self._offset_us = before_us = least_us
+            self._looked_s = -math.inf
+        moved = view.version > self._read_version
+        self._landing_seen = moved and most_us - least_us <= self._window_us // 2
+        if self._landing_seen and self._losses > 1:
+            before_us = min(most_us, before_us)
+        self._offset_us = max(least_us, before_us)
+        self._read_version = view.version
+        self._read_us = local_us
         if view.pace.slot_us > 0:
             self._slot_us = min(view.pace.slot_us, 2 * _WINDOW_US_MAX)
         mine = view.producers.get(self._name)
@@ -493,23 +507,31 @@ class Controller:
         quiet_s = min(3600.0, max(0.0, self._oldest_s - self._began_s))
         self._quiet_s += (quiet_s - self._quiet_s) / 2 if self._quiet_s else quiet_s
 
-    def _look_delay_us(self) -> int:
-        return self._window_us * _LOOK_TENTHS // 10
+    def _approach(self, target_us: int, now_s: float) -> None:
+        """Plan an attempt; if the clock was not compared lately, by way of a look."""
+        self._target_us = self._plan_us = target_us
+        now_us = self._table_us(now_s)
+        look_us = target_us - 2 * self._slot_us + self._window_us * 3 // 4
+        if self._losses:
+            look_us = max(now_us, look_us)
+        stale = now_s >= self._looked_s + _LOOK_EVERY_S
+        self._looking = stale and now_us <= look_us < target_us
+        if self._looking:
+            self._looks = 0
+            self._plan_us = look_us
 
-    def _waits_after_look(self, calendar: _Calendar, now_us: int, moved: bool) -> bool:
-        """Plan what follows a look at the clock: another look, or the own turn."""
-        slot = now_us // self._slot_us
-        turn_us = self._own_slot() * self._slot_us
-        if not moved and slot in calendar.taken:
-            self._looked_s = self._local_s(now_us)
-        else:
-            again_us = (slot + 1) * self._slot_us + self._look_delay_us()
-            if again_us < turn_us:
-                self._looking = True
-                self._plan_us = again_us
-                return True
-        self._plan_us = turn_us
-        return turn_us > now_us + self._slot_us // 8
+    def _looks_on(self, now_s: float) -> bool:
+        """Plan what follows a look at the clock: another one, or (if there is time) the target."""
+        now_us = self._table_us(now_s)
+        self._looks += 1
+        next_us = now_us + self._window_us // _STEP_DIVISOR
+        if not self._landing_seen and self._looks < _LOOK_READS_MAX and next_us < self._target_us:
+            self._plan_us = next_us
+            return True
+        self._looking = False
+        self._looked_s = now_s
+        self._plan_us = self._target_us
+        return self._target_us > now_us + self._slot_us // 8
 
     # -- slots ---------------------------------------------------------------------------------
 
@@ -523,10 +545,7 @@ class Controller:
         turn_us = self._own_slot() * self._slot_us
         near = self._contended or turn_us <= max(due_us, now_us + self._round_us)
         if near and turn_us >= now_us - self._slot_us // 4:
-            ahead = self._rng.randrange(_LOOK_SLOTS_MIN, _LOOK_SLOTS_MAX + 1)
-            look_us = turn_us - ahead * self._slot_us + self._look_delay_us()
-            self._looking = now_s >= self._looked_s + _LOOK_EVERY_S and look_us > now_us
-            return look_us if self._looking else turn_us
+            return turn_us
         self._fresh = True
         return _slot_at_or_after(due_us, self._slot_us) * self._slot_us
 
@@ -553,11 +572,11 @@ class Controller:
 
     def _pick_us(self, calendar: _Calendar, from_us: int, losses: int) -> int:
         """A random one of the next free slots; more of them the more attempts were lost."""
-        likely = 2 + 2 * (calendar.waiting + calendar.joined) + calendar.live // 4
+        likely = 1 + 2 * (calendar.waiting + calendar.joined) + calendar.live // 4
         among = min((1 + calendar.waiting) << max(0, losses - 1), likely, _PICK_SLOTS_MAX)
         first = _slot_at_or_after(from_us, self._slot_us)
         unbooked_to = first + calendar.live
-        reach = (calendar.live + calendar.joined) * 3 // 2 + _LIVE_SLOTS_MIN
+        reach = (calendar.live + _JOINERS_EXPECTED * calendar.joined) * 3 // 2 + _LIVE_SLOTS_MIN
         reach = min(reach, 2 * _PICK_SLOTS_MAX)
         choices: list[int] = []
         for index in range(first, first + reach):
@@ -574,7 +593,7 @@ class Controller:
         """The turn to announce: the first free slot at the end of the round, or when needed."""
         need_s = self._quiet_s + self._settings.freshness_s - self._window_s()
         need_us = max(0, int(need_s * _MICROSECONDS))
-        slots = calendar.live + calendar.joined
+        slots = calendar.live + _JOINERS_EXPECTED * calendar.joined
         self._round_us = slots * _OPEN_EVERY // (_OPEN_EVERY - 1) * self._slot_us
         self._contended = self._round_us >= need_us and calendar.live > 1
         wait_us = min(max(need_us, self._round_us), _TURN_AHEAD_US_MAX)

@@ -3,17 +3,18 @@
 `ObstoreObjects` speaks to S3, GCS, Azure and local folders; `MemoryObjects` is its in-memory twin
 for tests, simulations and ``memory://`` warehouses. Both are safe to use from many threads.
 Errors of the store are mapped to the error tree here and nowhere else.
-Imports: standard library, obstore, errors.
+Imports: standard library, obstore, errors, s3_store.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -26,7 +27,7 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import LocalStore, S3Store, from_url
+from obstore.store import LocalStore, from_url
 
 from batchweave.errors import (
     InvalidSettings,
@@ -37,6 +38,7 @@ from batchweave.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from batchweave.s3_store import LARGE_BYTES, S3Stores, open_s3
 
 Children: TypeAlias = "tuple[list[str], list[ObjectInfo]]"  # `list` is a method further down
 Buffer: TypeAlias = Any  # bytes, memoryview or obstore.Bytes; typing.Buffer is Python 3.12
@@ -79,6 +81,10 @@ class Objects(Protocol):
         """Several ranges (start, length) of one object, fetched at the same time."""
         ...
 
+    def local_file(self, path: str) -> str | None:
+        """Where the object lies in this machine's file system, or None if it does not."""
+        ...
+
     def head(self, path: str) -> ObjectInfo:
         """Size, version tag and time without the bytes. Raises `ObjectNotFound`."""
         ...
@@ -117,7 +123,8 @@ class ObstoreObjects:
     """`Objects` over an obstore store. ``prefix`` is the folder inside of the store."""
 
     def __init__(self, store: Any, uri: str, prefix: str = "") -> None:
-        self._store = store
+        self._stores = store
+        self._store = store.reading if isinstance(store, S3Stores) else store
         self._uri = uri.rstrip("/")
         self._prefix = prefix
 
@@ -126,17 +133,18 @@ class ObstoreObjects:
         return self._uri
 
     def within(self, prefix: str) -> ObstoreObjects:
-        return ObstoreObjects(self._store, f"{self._uri}/{prefix}", join(self._prefix, prefix))
+        return ObstoreObjects(self._stores, f"{self._uri}/{prefix}", join(self._prefix, prefix))
 
     def get(self, path: str) -> tuple[Buffer, str]:
         with _mapped(path):
             result = obstore.get(self._store, self._path(path))
             return result.bytes(), result.meta["e_tag"] or ""
 
+    def local_file(self, path: str) -> str | None:
+        return f"/{self._path(path)}" if isinstance(self._store, LocalStore) else None
+
     def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[Buffer]:
         with _mapped(path):
-            if isinstance(self._store, LocalStore):
-                return _read_local(f"/{self._path(path)}", ranges)
             return obstore.get_ranges(
                 self._store,
                 self._path(path),
@@ -159,8 +167,9 @@ class ObstoreObjects:
             return self._info(obstore.head(self._store, self._path(path)))
 
     def create(self, path: str, data: Buffer) -> str:
+        body = _bytes(data)
         with _mapped(path):
-            result = obstore.put(self._store, self._path(path), _bytes(data), mode="create")
+            result = obstore.put(self._creating(body), self._path(path), body, mode="create")
             return result["e_tag"] or ""
 
     def overwrite(self, path: str, data: Buffer) -> str:
@@ -193,6 +202,12 @@ class ObstoreObjects:
                     obstore.delete(self._store, path)
             except ObjectNotFound:
                 pass
+
+    def _creating(self, body: bytes | memoryview) -> Any:
+        if not isinstance(self._stores, S3Stores):
+            return self._store
+        large = memoryview(body).nbytes > LARGE_BYTES
+        return self._stores.creating_large if large else self._stores.creating
 
     def _path(self, path: str) -> str:
         return join(self._prefix, path)
@@ -231,6 +246,9 @@ class MemoryObjects:
     def get(self, path: str) -> tuple[Buffer, str]:
         data, e_tag = self._find(path)
         return data, e_tag
+
+    def local_file(self, path: str) -> str | None:
+        return None
 
     def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[Buffer]:
         return [self.get_range(path, start, length) for start, length in ranges]
@@ -323,7 +341,7 @@ def open_objects(uri: str, properties: Mapping[str, str] | None = None) -> Objec
             bucket, _, prefix = rest.partition("/")
             if not bucket:
                 raise ValueError("it names no bucket")
-            return ObstoreObjects(_open_s3(bucket, options), uri, prefix.strip("/"))
+            return ObstoreObjects(open_s3(bucket, options), uri, prefix.strip("/"))
         return ObstoreObjects(from_url(uri), uri)
     except (BaseError, ValueError) as error:
         raise InvalidSettings(f"cannot open {uri!r}: {_first_line(error)}") from None
@@ -343,24 +361,6 @@ def split_uri(uri: str) -> tuple[str, str]:
 def _open_local(path: str) -> ObstoreObjects:
     # Rooted at "/" so that reading a mistyped path makes no folder; writing makes what it needs.
     return ObstoreObjects(LocalStore(), f"file://{path}", path.strip("/"))
-
-
-def _open_s3(bucket: str, properties: Mapping[str, str]) -> S3Store:
-    names = {
-        "s3.endpoint": "endpoint",
-        "s3.region": "region",
-        "s3.access-key-id": "access_key_id",
-        "s3.secret-access-key": "secret_access_key",
-        "s3.session-token": "session_token",
-    }
-    config: dict[str, Any] = {
-        ours: properties[theirs] for theirs, ours in names.items() if properties.get(theirs)
-    }
-    config.setdefault("region", "us-east-1")
-    virtual = str(properties.get("s3.force-virtual-addressing", "false")).lower() == "true"
-    config["virtual_hosted_style_request"] = virtual
-    plain_http = str(config.get("endpoint", "")).startswith("http://")
-    return S3Store(bucket, config=cast(Any, config), client_options={"allow_http": plain_http})
 
 
 class _mapped:  # noqa: N801 - reads as a clause: with _mapped(path): ...
@@ -384,6 +384,7 @@ def _is_bad_path(error: BaseException) -> bool:
     return isinstance(error, ValueError) and "Could not parse path" in str(error)
 
 
+_XML_CODE = re.compile(r"<Code>(\w+)</Code>")
 _FULL = ("os error 28)", "os error 122)", "No space left", "quota")
 _DENIED = (
     "os error 1)",  # not permitted
@@ -393,11 +394,18 @@ _DENIED = (
     "AccessDenied",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
+    "401 Unauthorized",
+    "403 Forbidden",
 )
 
 
 def _translated(error: BaseException, path: str) -> StoreError:
-    text = _first_line(error)
+    text = _said(error)
+    if "NoSuchBucket" in str(error):
+        return StoreDenied(
+            f"the store refused {path!r}: the bucket does not exist, or these credentials may not "
+            "see it. Create it, or correct the warehouse"
+        )
     if isinstance(error, (FileNotFoundError, NotFoundError)):
         return ObjectNotFound(f"no object at {path!r}")
     if isinstance(error, (AlreadyExistsError, PreconditionError)):
@@ -414,18 +422,21 @@ def _translated(error: BaseException, path: str) -> StoreError:
     return StoreUnavailable(f"the store failed on {path!r}: {text}")
 
 
-def _read_local(path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[Buffer]:
-    """Ranges of a local file, without a hop to another thread for each: a fourth of the time."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        return [os.pread(file, length, start) for start, length in ranges]
-    finally:
-        os.close(file)
-
-
 def _bytes(data: Buffer) -> bytes | memoryview:
     """A view that obstore takes: unsigned bytes, one dimension. Nothing is copied."""
     return data if isinstance(data, bytes) else memoryview(data).cast("B")
+
+
+def _said(error: BaseException) -> str:
+    """What the store said, in one line: of an XML answer its code only, as the rest may repeat
+    the request.
+    """
+    text = _first_line(error)
+    answer = text.find("<")
+    if answer < 0:
+        return text
+    code = _XML_CODE.search(str(error))
+    return text[:answer] + (code.group(1) if code else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """Global batch <-> file bytes: Parquet, one row group a slice.
 
 A part is a run of slices of one global batch. Its footer carries what the columns alone cannot:
-the array types that went in (key ``batchweave.arrays``). Everything known only at commit (step,
-producer, sequence, time, digest) is *not* in the file, so that a lost race rewrites no data.
+the first slice and the array types that went in (key ``batchweave.arrays``). Everything known
+only at commit (step, producer, sequence, time, digest) is *not* in the file, so that a lost race
+rewrites no data.
 Imports: standard library, pyarrow, errors, columns, table.
 
 A reader fetches two ranges, the slice's row group and the footer, whose places the table's
@@ -17,6 +18,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -123,9 +125,13 @@ def _arrays_text(slices: Sequence[SliceData], first_slice: int) -> str:
     """Array types once where all slices agree, else slice by slice."""
     each = [{name: kind.to_dict() for name, kind in one.arrays.items()} for one in slices]
     if all(arrays == each[0] for arrays in each):
-        return json.dumps({"all": each[0]}, separators=(",", ":"))
+        return _compact({"first_slice": first_slice, "all": each[0]})
     numbered = {str(first_slice + i): arrays for i, arrays in enumerate(each) if arrays}
-    return json.dumps({"slices": numbered}, separators=(",", ":"))
+    return _compact({"first_slice": first_slice, "slices": numbered})
+
+
+def _compact(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _described(data: pa.Buffer, slices: Sequence[SliceData], first_slice: int) -> EncodedPart:
@@ -204,48 +210,51 @@ class Fetched(io.RawIOBase):
 def decode(
     part: Part,
     slices: Sequence[int],
-    ranges: Mapping[int, Buffer],
+    source: pa.NativeFile | Mapping[int, Buffer],
     schema: pa.Schema,
     columns: Sequence[str] | None = None,
 ) -> list[SliceData]:
-    """Decode slices of a part out of the byte ranges fetched for them (see `spans`).
+    """Decode slices of a part, out of a file or the byte ranges fetched for them (see `spans`).
 
     ``columns`` limits what is decoded; None is all of the stream's columns.
 
     Raises:
         StreamCorrupted: the bytes are not the Parquet file that the metadata describes.
     """
+    if isinstance(source, Mapping):
+        source = pa.PythonFile(Fetched(part.bytes, source), mode="r")
     try:
-        file = pq.ParquetFile(
-            pa.PythonFile(Fetched(part.bytes, ranges), mode="r"),
-            pre_buffer=False,
-            page_checksum_verification=True,
-        )
+        file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
         if file.metadata.num_row_groups != part.slices:
             raise StreamCorrupted(
                 f"{part.path} has {file.metadata.num_row_groups} row groups, not {part.slices}"
             )
-        arrays = json.loads((file.metadata.metadata or {}).get(ARRAYS_KEY.encode(), b"{}"))
+        arrays = (file.metadata.metadata or {}).get(ARRAYS_KEY.encode(), b"{}")
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
         return [_decode_slice(file, part, index, wanted, arrays) for index in slices]
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise StreamCorrupted(f"{part.path} cannot be decoded: {error}") from error
 
 
-def _decode_slice(
-    file: Any, part: Part, index: int, schema: pa.Schema, arrays: dict[str, Any]
-) -> SliceData:
-    number = index - part.first_slice
-    group = file.metadata.row_group(number)
-    bounds = group.column(group.num_columns - 2).statistics  # the slice column, before source
-    if bounds is None or bounds.min != index or bounds.max != index:
-        raise StreamCorrupted(f"{part.path} does not hold slice {index} where it should be")
-    names = [*schema.names, SOURCE]
-    stored = file.read_row_group(number, columns=names, use_threads=False)
-    source = stored[SOURCE][0].as_py()
-    found = arrays.get("all") or arrays.get("slices", {}).get(str(index), {})
-    kinds = {name: ArrayType.from_dict(kind) for name, kind in found.items() if name in names}
+def _decode_slice(file: Any, part: Part, index: int, schema: pa.Schema, arrays: bytes) -> SliceData:
+    stored = file.read_row_group(
+        index - part.first_slice, columns=[*schema.names, SOURCE], use_threads=False
+    )
+    first_slice, kinds = _array_types(arrays, index)
+    if first_slice != part.first_slice:
+        raise StreamCorrupted(f"{part.path} begins at slice {first_slice}, not {part.first_slice}")
+    kinds = {name: kind for name, kind in kinds.items() if name in schema.names}
+    source = stored.column(SOURCE)[0].as_py()
     return SliceData(from_storage(stored.select(schema.names), schema), kinds, source)
+
+
+@lru_cache(maxsize=1024)
+def _array_types(text: bytes, index: int) -> tuple[int, Mapping[str, ArrayType]]:
+    """First slice of a file and one slice's array types. Most files say the same: it is kept."""
+    arrays = json.loads(text)
+    found = arrays.get("all") or arrays.get("slices", {}).get(str(index), {})
+    kinds = {name: ArrayType.from_dict(kind) for name, kind in found.items()}
+    return int(arrays["first_slice"]), kinds
 
 
 def spans(part: Part, slices: Sequence[int]) -> list[tuple[int, int]]:

@@ -28,7 +28,7 @@ from batchweave.batch import (
     position_from_text,
     position_to_text,
 )
-from batchweave.clock import Clock, SystemClock
+from batchweave.clock import Clock, SystemClock, exiting
 from batchweave.dac import CommitPolicy, Controller, DacSettings, View
 from batchweave.errors import (
     BatchWeaveError,
@@ -47,6 +47,8 @@ from batchweave.table import Committed, Lost, Outcome, Part, Table, Unknown
 
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 5.0
+PAUSE_MAX_S = 0.5
+"""Longest sleep of a background thread between looks at whether the program goes on."""
 
 T = TypeVar("T")
 
@@ -263,7 +265,7 @@ class Producer:
                 self._pause(wait_s)
                 wait_s = min(RETRY_MAX_S, wait_s * 2)
                 with self._changed:
-                    if self._closing or self._failure:
+                    if self._closing or self._failure or exiting():
                         raise
             else:
                 self._note_trouble(None)
@@ -458,11 +460,11 @@ class Producer:
         until_s = self._clock.monotonic_s() + seconds
         with self._changed:
             waits = self._waits
-            while not self._closing and self._waits == waits:
+            while not self._closing and self._waits == waits and not exiting():
                 left_s = until_s - self._clock.monotonic_s()
                 if left_s <= 0:
                     break
-                self._changed.wait(left_s)
+                self._changed.wait(min(left_s, PAUSE_MAX_S))
 
     def _check_open(self) -> None:
         with self._changed:

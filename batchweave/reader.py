@@ -1,14 +1,15 @@
 """Reading: one share of every global batch, in step order, each once, from any point.
 
-One scout thread finds new steps in the table's metadata and hands them to a small pool that
-fetches and decodes; the caller takes finished batches in step order. Memory is bounded in batches
-and bytes. The place is a step, never a snapshot: expired metadata is re-read from the head.
+A small pool of threads looks up steps in the table's metadata, fetches and decodes; the caller
+takes finished batches in step order. Memory is bounded in batches and bytes. The place is a step,
+never a snapshot: expired metadata is re-read from the head.
 Imports: standard library, pyarrow, errors, clock, settings, mesh, columns, objects, table, parquet,
 batch.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from batchweave.batch import Batch
-from batchweave.clock import Clock, SystemClock
+from batchweave.clock import Clock, SystemClock, exiting
 from batchweave.columns import ArrayType
 from batchweave.errors import (
     InvalidInput,
@@ -35,6 +36,12 @@ from batchweave.settings import ReaderSettings
 from batchweave.table import BatchEntry, Head, Part, Table
 
 RETRY_WAIT_S = 0.2
+PAUSE_MAX_S = 0.5
+"""Longest sleep of a background thread between looks at whether anybody still waits."""
+KNOWN_MIN = 32
+"""Steps known ahead of those being fetched; fewer start the next look into the metadata."""
+KNOWN_MAX = 256
+"""Steps taken from the metadata in one look."""
 WHOLE_FILE_SPANS = 3
 
 T = TypeVar("T")
@@ -74,20 +81,23 @@ class Reader:
         self._clock = clock or SystemClock()
         self._next_step = start
         self._changed = threading.Condition()
+        self._known: deque[BatchEntry] = deque()
         self._ready: deque[tuple[BatchEntry, int, Future[Batch]]] = deque()
         self._ready_bytes = 0
+        self._looking = False
         self._ended = False
         self._failure: Exception | None = None
         self._closed = False
         self._head = table.head()
         check_watermark(self._head, start, table.name)
+        self._entries: Iterator[BatchEntry] = iter(())
+        self._looked_to = start
         self._pool = ThreadPoolExecutor(
-            self._settings.prefetch_batches, thread_name_prefix="batchweave-read"
+            self._settings.prefetch_batches + 1,  # one to look ahead
+            thread_name_prefix="batchweave-read",
         )
-        self._scout = threading.Thread(
-            target=self._run, args=(start,), name="batchweave-scout", daemon=True
-        )
-        self._scout.start()
+        with self._changed:
+            self._fill()
 
     # -- the caller's side -----------------------------------------------------------------
 
@@ -122,7 +132,7 @@ class Reader:
                 self._ready.popleft()
                 self._ready_bytes -= size
             self._next_step = entry.step + 1
-            self._changed.notify_all()
+            self._fill()
         return batch
 
     def close(self) -> None:
@@ -130,10 +140,9 @@ class Reader:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if threading.current_thread() is not self._scout:
-            self._scout.join()
         self._pool.shutdown(wait=True, cancel_futures=True)
         with self._changed:
+            self._known.clear()
             self._ready.clear()
 
     def __enter__(self) -> Reader:
@@ -154,73 +163,85 @@ class Reader:
                 self._changed.notify_all()
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    # -- the scout's side ------------------------------------------------------------------
+    # -- looking ahead ---------------------------------------------------------------------
 
-    def _run(self, step: int) -> None:
+    def _fill(self) -> None:
+        """Start what there is room for. Holds the condition."""
+        if self._closed:
+            return
+        while self._known and self._has_room(size := self._size(self._known[0])):
+            entry = self._known.popleft()
+            future = self._pool.submit(self._retried, lambda entry=entry: self._fetch(entry))
+            self._ready.append((entry, size, future))
+            self._ready_bytes += size
+        idle = not (self._looking or self._ended or self._failure)
+        if idle and len(self._known) < KNOWN_MIN:
+            self._looking = True
+            self._pool.submit(self._look)
+
+    def _look(self) -> None:
+        """Take the next steps from the metadata; waits for them if there are none yet."""
+        found: list[BatchEntry] = []
+        failure: Exception | None = None
         try:
-            while not self._closed:
-                step = self._submit_known(step)
-                if self._at_end(step):
-                    break
-                self._pause(self._settings.poll_interval_s)
-                self._head = self._retried(lambda: self._table.head(self._head))
+            while not (found or self._stopped() or self._at_end()):
+                found = self._next_entries()
         except Exception as error:  # noqa: BLE001 - handed to the caller, whatever it is
-            with self._changed:
-                self._failure = error
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+            failure = error
+        with self._changed:
+            self._looking = False
+            self._failure = failure
+            self._known.extend(found)
+            self._ended = not found
+            self._fill()
+            self._changed.notify_all()
 
-    def _at_end(self, step: int) -> bool:
+    def _next_entries(self) -> list[BatchEntry]:
+        """Up to `KNOWN_MAX` steps of the head known; if it has no more, a newer head's."""
+        try:
+            found = list(itertools.islice(self._entries, KNOWN_MAX))
+        except (ObjectNotFound, FileNotFoundError):
+            self._renew_head()  # the head's metadata was cleaned up while we read
+            found = []
+        except StoreUnavailable:
+            self._retried(self._table.head)
+            found = []
+        if found:
+            self._looked_to = found[-1].step + 1
+            return found
+        if self._looked_to >= self._head.state.next_step:
+            self._pause(self._settings.poll_interval_s)
+            self._head = self._retried(lambda: self._table.head(self._head))
+        check_watermark(self._head, self._looked_to, self._table.name)
+        self._entries = self._table.entries(self._head, self._looked_to, self._end())
+        return []
+
+    def _end(self) -> int:
+        known = self._head.state.next_step
+        return known if self._stop is None else min(known, self._stop)
+
+    def _at_end(self) -> bool:
         state = self._head.state
-        if self._stop is not None and step >= self._stop:
+        if self._stop is not None and self._looked_to >= self._stop:
             return True
-        return step >= state.next_step and (state.sealed or not self._follow)
-
-    def _submit_known(self, step: int) -> int:
-        """Submit all steps from ``step`` that the known head has; return the next one."""
-        while not self._closed:
-            end = self._head.state.next_step
-            end = end if self._stop is None else min(end, self._stop)
-            if step >= end:
-                return step
-            check_watermark(self._head, step, self._table.name)
-            try:
-                for entry in self._table.entries(self._head, step, end):
-                    if not self._submit(entry):
-                        return step
-                    step = entry.step + 1
-            except (ObjectNotFound, FileNotFoundError):
-                self._renew_head()  # the head's metadata was cleaned up while we read
-            except StoreUnavailable:
-                self._retried(lambda: self._table.head())
-        return step
+        return self._looked_to >= state.next_step and (state.sealed or not self._follow)
 
     def _renew_head(self) -> None:
         before = self._head.version
-        self._head = self._retried(lambda: self._table.head())
+        self._head = self._retried(self._table.head)
+        self._entries = iter(())
         if self._head.version == before:
             raise StreamCorrupted(
                 f"metadata of {self._table.name} at version {before} names a file that is not there"
             )
 
-    def _submit(self, entry: BatchEntry) -> bool:
-        size = sum(
+    def _size(self, entry: BatchEntry) -> int:
+        """Bytes to fetch for this share of a batch."""
+        return sum(
             length
             for part, wanted in wanted_parts(entry, self._share.slices)
             for _, length in spans(part, wanted)
         )
-        with self._changed:
-            while not self._closed and not self._has_room(size):
-                self._changed.wait()
-            if self._closed:
-                return False
-            future = self._pool.submit(self._retried, lambda: self._fetch(entry))
-            self._ready.append((entry, size, future))
-            self._ready_bytes += size
-            self._changed.notify_all()
-        return True
 
     def _has_room(self, size: int) -> bool:
         if not self._ready:
@@ -230,11 +251,14 @@ class Reader:
             and self._ready_bytes + size <= self._settings.prefetch_bytes_max
         )
 
+    def _stopped(self) -> bool:
+        return self._closed or exiting()
+
     def _pause(self, seconds: float) -> None:
         until_s = self._clock.monotonic_s() + seconds
         with self._changed:
-            while not self._closed and (left_s := until_s - self._clock.monotonic_s()) > 0:
-                self._changed.wait(left_s)
+            while not self._stopped() and (left_s := until_s - self._clock.monotonic_s()) > 0:
+                self._changed.wait(min(left_s, PAUSE_MAX_S))
 
     def _retried(self, operation: Callable[[], T]) -> T:
         """Repeat while the store is down, for at most ``store_timeout_s``."""
@@ -243,10 +267,8 @@ class Reader:
             try:
                 return operation()
             except StoreUnavailable:
-                if (
-                    self._closed
-                    or self._clock.monotonic_s() - began_s > self._settings.store_timeout_s
-                ):
+                took_s = self._clock.monotonic_s() - began_s
+                if self._stopped() or took_s > self._settings.store_timeout_s:
                     raise
             self._pause(RETRY_WAIT_S)
 
@@ -270,11 +292,21 @@ def fetch_slices(
     """Fetch and decode slices of one batch: one round trip a part, for the data and the footer."""
     found: list[SliceData] = []
     for part, wanted in wanted_parts(entry, slices):
-        needed = _requests(part, wanted)
-        fetched = table.objects.get_ranges(part.path, needed)
-        ranges = {start: data for (start, _), data in zip(needed, fetched, strict=True)}
-        found += decode(part, wanted, ranges, table.schema, columns)
+        found += decode(part, wanted, _source(table, part, wanted), table.schema, columns)
     return found
+
+
+def _source(table: Table, part: Part, wanted: list[int]) -> Any:
+    """What to decode from: the file itself where it is local, else its ranges, fetched at once."""
+    local = table.objects.local_file(part.path)
+    if local is not None:
+        try:
+            return pa.OSFile(local)
+        except FileNotFoundError:
+            raise ObjectNotFound(f"no object at {part.path!r}") from None
+    needed = _requests(part, wanted)
+    fetched = table.objects.get_ranges(part.path, needed)
+    return {start: data for (start, _), data in zip(needed, fetched, strict=True)}
 
 
 def wanted_parts(entry: BatchEntry, slices: Sequence[int]) -> Iterator[tuple[Part, list[int]]]:

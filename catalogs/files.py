@@ -38,6 +38,8 @@ def relative_path(objects: Objects, location: str) -> str:
     Raises:
         StoreUnavailable: the URI lies elsewhere, where these objects cannot reach.
     """
+    if location.startswith(objects.uri + "/"):
+        return location[len(objects.uri) + 1 :]
     root, here = split_uri(objects.uri), split_uri(location)
     if root[0] != here[0] or not (here[1] + "/").startswith(root[1].rstrip("/") + "/"):
         raise StoreUnavailable(f"{location!r} does not lie below {objects.uri!r}")

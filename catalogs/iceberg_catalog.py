@@ -102,8 +102,13 @@ class IcebergCatalog:
 
     def _create_namespace(self, namespace: tuple[str, ...]) -> None:
         for depth in range(1, len(namespace) + 1):
-            with contextlib.suppress(NamespaceAlreadyExistsError):
+            try:
                 self.catalog.create_namespace(namespace[:depth])
+            except NamespaceAlreadyExistsError:
+                pass
+            except StoreUnavailable:  # it may have been made all the same
+                if not self.catalog.namespace_exists(namespace[:depth]):
+                    raise
 
     def _namespaces(self, parent: tuple[str, ...]) -> list[tuple[str, ...]]:
         found = []

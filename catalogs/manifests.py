@@ -1,18 +1,15 @@
-"""Iceberg manifests: writing what a commit adds, merging in tiers, reading by step, cleaning up.
+"""Iceberg manifests: writing what a commit adds, merging, reading by step, cleaning up.
 
-**Tiers.** Each commit adds one small manifest. When `FAN_IN` neighbours of about one size have
-gathered they are merged into one, as in a log-structured merge tree, up to `ENTRIES_MAX` entries;
-so n commits leave about n / `ENTRIES_MAX` + 7 log(n) manifests and each entry is rewritten at most
-log(`ENTRIES_MAX`) / log(`FAN_IN`) times. Only neighbours are merged, so that each manifest holds a
-run of steps that no other overlaps, and a reader finds a step by the bounds in the list.
-
-**Off the critical path.** A merge only rearranges entries that never change, so it can be written
-*before* the commit that uses it and stays valid as long as its inputs are all in the base. The
-writer whose commit made a merge due prepares it afterwards and hands it in with its next commit.
+**Merging off the critical path.** Each commit adds one small manifest; `merging` says which should
+become one. A merge only rearranges entries that never change, so it can be written *before* the
+commit that uses it and stays valid as long as its inputs are all in the base. Only neighbours are
+merged: each manifest holds a run of steps that no other overlaps, and a reader finds a step by the
+bounds in the list.
 
 **Cleaning.** File names carry the table version they were written for. A merge is handed in at
-most `MERGE_AGE_MAX` versions after it was written, else it is dropped: so a manifest older than the
-oldest live snapshot by that much, and not in that snapshot's list (or a tag's), is in no list.
+most `MERGE_AGE_MAX` versions after it was written, else it is written again: so a manifest older
+than the oldest live snapshot by that much, and not in that snapshot's list (or a tag's), is in no
+list.
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass
 
 import pyarrow as pa
 from pyiceberg.conversions import from_bytes, to_bytes
@@ -45,15 +41,14 @@ from pyiceberg.types import IntegerType, LongType
 
 from batchweave.catalogs.files import relative_path
 from batchweave.catalogs.iceberg_schema import field_id, leaf_ids
+from batchweave.catalogs.merging import LATE_VERSIONS, Block, Merge, due_blocks
 from batchweave.clock import Clock
 from batchweave.errors import StreamCorrupted
 from batchweave.objects import Objects
 from batchweave.table import SLICE, BatchEntry, Part
 
-FAN_IN = 8
-TIERS = 3
-ENTRIES_MAX = 2 * FAN_IN**TIERS
-MERGE_AGE_MAX = 1024
+MERGE_AGE_MAX = 64
+PREPARED_MAX = 4
 CACHED_MANIFESTS = 8
 
 MANIFESTS = "metadata/manifests"
@@ -61,15 +56,6 @@ LISTS = "metadata/lists"
 _FILE = re.compile(r"(?:manifests/m|lists/l)-(\d+)-[0-9a-f]+\.avro$")
 
 PARQUET_MAGIC_BYTES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Merge:
-    """A merged manifest, written and not yet in any list."""
-
-    inputs: tuple[str, ...]
-    manifest: ManifestFile
-    version: int
 
 
 class Manifests:
@@ -81,7 +67,7 @@ class Manifests:
         self._clock = clock
         self._leaf_ids = leaf_ids(file_schema)
         self._slice_id = field_id(file_schema.field(SLICE))
-        self._prepared: Merge | None = None
+        self._prepared: list[Merge] = []
         self._cache: OrderedDict[str, list[ManifestEntry]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -95,8 +81,8 @@ class Manifests:
         snapshot_id: int,
         version: int,
     ) -> list[ManifestFile]:
-        """The base's manifests, a prepared merge in place of its inputs, and one for ``added``."""
-        manifests = self._with_merge(base, snapshot_id, version)
+        """The base's manifests, merged where that is prepared, and one more for ``added``."""
+        manifests = self._with_merges(metadata, base, snapshot_id, version)
         entries = [
             ManifestEntry.from_args(
                 status=ManifestEntryStatus.ADDED,
@@ -173,34 +159,52 @@ class Manifests:
     def merge_ahead(
         self, metadata: TableMetadata, manifests: Sequence[ManifestFile], version: int
     ) -> None:
-        """Prepare the merge that this writer's commit of ``version`` made due, if it did."""
+        """Prepare the merges that this writer's commit of ``version`` made due."""
         with self._lock:
-            merge = self._prepared
-            busy = merge is not None and _place(merge, manifests) is not None
-        run = due_merge(manifests, version)
-        if busy or run is None:
-            return
-        entries = [entry for manifest in run for entry in self.read(manifest)]
-        merged = self._write(metadata, entries, -1, version)
-        with self._lock:
-            self._prepared = Merge(tuple(one.manifest_path for one in run), merged, version)
+            self._prepared = [one for one in self._prepared if one.place(manifests) is not None]
+            known = {one.inputs for one in self._prepared}
+        for block in due_blocks(manifests, version):
+            if len(known) >= PREPARED_MAX:
+                return
+            if block.paths in known or not block.completed_by(manifests, version):
+                continue
+            merge = self._merged(metadata, block, -1, version)
+            known.add(merge.inputs)
+            with self._lock:
+                self._prepared.append(merge)
 
-    def _with_merge(
-        self, base: Sequence[ManifestFile], snapshot_id: int, version: int
+    def _merged(
+        self, metadata: TableMetadata, block: Block, snapshot_id: int, version: int
+    ) -> Merge:
+        entries = tuple(entry for manifest in block.run for entry in self.read(manifest))
+        manifest = self._write(metadata, entries, snapshot_id, version)
+        return Merge(block.paths, entries, manifest, version)
+
+    def _with_merges(
+        self,
+        metadata: TableMetadata,
+        base: Sequence[ManifestFile],
+        snapshot_id: int,
+        version: int,
     ) -> list[ManifestFile]:
+        """The base with all merges in place that were prepared for it, or that nobody prepared."""
         manifests = list(base)
         with self._lock:
-            merge = self._prepared
-            if merge is None:
-                return manifests
-            at = _place(merge, manifests)
-            if at is None or version - merge.version > MERGE_AGE_MAX:
-                self._prepared = None
-                return manifests
-        merged = copy(merge.manifest)
-        merged._data = list(merged._data)
-        merged._data[6] = snapshot_id  # added_snapshot_id: known only now
-        manifests[at : at + len(merge.inputs)] = [merged]
+            merges = list(self._prepared)
+        late = [one for one in due_blocks(base, version - 1) if one.end < version - LATE_VERSIONS]
+        if late and not merges:
+            merges.append(self._merged(metadata, late[0], snapshot_id, version))
+        for merge in merges:
+            at = merge.place(manifests)
+            if at is None:
+                continue
+            manifest = merge.manifest
+            if version - merge.version > MERGE_AGE_MAX:
+                manifest = self._write(metadata, merge.entries, snapshot_id, version)
+            merged = copy(manifest)
+            merged._data = list(manifest._data)
+            merged._data[6] = snapshot_id  # added_snapshot_id: known only now
+            manifests[at : at + len(merge.inputs)] = [merged]
         return manifests
 
     # -- reading ---------------------------------------------------------------------------
@@ -283,60 +287,7 @@ class Manifests:
         return found
 
 
-def _place(merge: Merge, manifests: Sequence[ManifestFile]) -> int | None:
-    """Where the inputs of a merge lie, as neighbours still; None if they do not."""
-    paths = [manifest.manifest_path for manifest in manifests]
-    if merge.inputs[0] not in paths:
-        return None
-    at = paths.index(merge.inputs[0])
-    return at if tuple(paths[at : at + len(merge.inputs)]) == merge.inputs else None
-
-
-def due_merge(manifests: Sequence[ManifestFile], version: int) -> list[ManifestFile] | None:
-    """The neighbours that should become one manifest now, by the writer of ``version``.
-
-    That is the writer whose commit made a merge due. If that one went away and twice as many wait,
-    it is whoever commits a version divisible by `FAN_IN`, so that not all do the same work.
-    """
-    tier, run = _waiting(manifests)
-    before, _ = _waiting([one for one in manifests if one.sequence_number != version])
-    late = version % FAN_IN == 0 and _waiting(manifests, times=2)[0] >= 0
-    return run if tier > before or late else None
-
-
-def _waiting(
-    manifests: Sequence[ManifestFile], times: int = 1
-) -> tuple[int, list[ManifestFile] | None]:
-    """The newest manifests of at most some tier, once they are enough for one of the next.
-
-    Enough in entries, so that each merge lifts its entries by a tier; or in number, because
-    commits of mixed sizes may lie between each other. The highest such tier; -1 if there is none.
-    """
-    for tier in reversed(range(TIERS)):
-        at = len(manifests)
-        while at > 0 and _plain(manifests[at - 1]) and _tier(manifests[at - 1]) <= tier:
-            at -= 1
-        run = list(manifests[at:])
-        entries = sum(_count(one) for one in run)
-        enough = times * FAN_IN ** (tier + 1)
-        if len(run) > 1 and (entries >= enough or len(run) >= times * 2 * FAN_IN * (tier + 1)):
-            return tier, _at_most(run, ENTRIES_MAX)
-    return -1, None
-
-
-def _at_most(run: list[ManifestFile], entries_max: int) -> list[ManifestFile]:
-    """The oldest of a run that together have no more entries than that."""
-    total = 0
-    for at, manifest in enumerate(run):
-        total += _count(manifest)
-        if total > entries_max:
-            return run[:at]
-    return run
-
-
-def covering(
-    manifests: Sequence[ManifestFile], start: int, stop: int
-) -> list[list[ManifestFile]]:
+def covering(manifests: Sequence[ManifestFile], start: int, stop: int) -> list[list[ManifestFile]]:
     """Manifests that may hold steps of the range, in step order.
 
     Manifests whose bounds overlap (a foreign rewrite) come together, to be sorted as one.
@@ -360,23 +311,3 @@ def _steps(manifest: ManifestFile) -> tuple[int, int]:
         return 0, 2**63 - 1
     low, high = summaries[0].lower_bound, summaries[0].upper_bound
     return int(from_bytes(LongType(), low)), int(from_bytes(LongType(), high))
-
-
-def _count(manifest: ManifestFile) -> int:
-    return (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
-
-
-def _tier(manifest: ManifestFile) -> int:
-    tier, count = 0, _count(manifest)
-    while count >= FAN_IN:
-        tier, count = tier + 1, count // FAN_IN
-    return tier
-
-
-def _plain(manifest: ManifestFile) -> bool:
-    """Whether a manifest may be merged: ours, only live data files, and not full yet."""
-    return (
-        manifest.partition_spec_id == 0
-        and not manifest.deleted_files_count
-        and _count(manifest) < FAN_IN**TIERS
-    )

@@ -148,9 +148,16 @@ class ObjectStoreCatalog(MetastoreCatalog):
         try:
             if self._newest(objects) is not None:
                 raise ObjectExists(folder)
-            self._remember(objects, 1, metadata, self._put_version(objects, 1, metadata))
-        except ObjectExists:
-            raise TableAlreadyExistsError(f"table {_dotted(identifier)} already exists") from None
+            e_tag = self._put_version(objects, 1, metadata)
+        except (ObjectExists, StoreUnavailable) as error:
+            ours = self._tag_if_ours(objects, metadata)
+            if ours is None and isinstance(error, StoreUnavailable):
+                raise
+            if ours is None:
+                exists = TableAlreadyExistsError(f"table {_dotted(identifier)} already exists")
+                raise exists from None
+            e_tag = ours
+        self._remember(objects, 1, metadata, e_tag)
         self._hint(objects, 1)
         return self._table(identifier, objects, 1, metadata)
 
@@ -387,6 +394,14 @@ class ObjectStoreCatalog(MetastoreCatalog):
     def _get_version(self, objects: Objects, number: int) -> tuple[TableMetadata, str]:
         data, e_tag = objects.get(version_path(number))
         return TableMetadataUtil.parse_raw(bytes(data).decode()), e_tag
+
+    def _tag_if_ours(self, objects: Objects, metadata: TableMetadata) -> str | None:
+        """The tag of version 1 if it is this table's: the store wrote it, its answer was lost."""
+        try:
+            found, e_tag = self._get_version(objects, 1)
+        except StoreError:
+            return None
+        return e_tag if found.table_uuid == metadata.table_uuid else None
 
     def _put_version(self, objects: Objects, number: int, metadata: TableMetadata) -> str:
         data = metadata.model_dump_json(exclude_none=True).encode()

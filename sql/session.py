@@ -10,12 +10,16 @@ import importlib.util
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import duckdb
 import pyarrow as pa
+from pyiceberg.table import Table as IcebergHandle
 
 from batchweave.catalogs.iceberg import IcebergTable
-from batchweave.errors import InvalidSettings, StoreUnavailable
+from batchweave.errors import InvalidSettings, StoreDenied, StoreUnavailable
+from batchweave.objects import split_uri
+from batchweave.s3_store import find_credentials, find_region
 from batchweave.stream import Stream
 from batchweave.table import Head
 
@@ -28,6 +32,7 @@ def query(stream: Stream, sql: str) -> duckdb.DuckDBPyRelation:
 
     Raises:
         InvalidSettings: the query is not valid SQL, or names a view or column that is not there.
+        StoreDenied, StoreUnavailable: the table's metadata cannot be read.
     """
     connection = connect(stream)
     try:
@@ -78,9 +83,41 @@ def _register_rows(connection: duckdb.DuckDBPyConnection, stream: Stream, head: 
     if handle.metadata_location.startswith("memory:"):
         connection.register("rows_of_stream", handle.scan().to_arrow())
         return
+    _create_secret(connection, handle)
     # A literal, because views take no parameters. The location is the catalog's, not a user's.
     literal = handle.metadata_location.replace("'", "''")
-    connection.execute(f"create view rows_of_stream as select * from iceberg_scan('{literal}')")
+    try:
+        connection.execute(f"create view rows_of_stream as select * from iceberg_scan('{literal}')")
+    except duckdb.Error as error:
+        kind = StoreDenied if "403" in str(error) else StoreUnavailable
+        raise kind(f"{stream.name} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _create_secret(connection: duckdb.DuckDBPyConnection, handle: IcebergHandle) -> None:
+    """Let DuckDB into the bucket that the table lies in, and into no other.
+
+    The values are bound, never part of a statement, so that no error or log can repeat them.
+    """
+    scheme, rest = split_uri(handle.metadata_location)
+    if scheme not in ("s3", "s3a"):
+        return
+    properties = {**handle.catalog.properties, **handle.io.properties}
+    endpoint = urlsplit(properties.get("s3.endpoint") or "")
+    virtual = str(properties.get("s3.force-virtual-addressing", "false")).lower() == "true"
+    known = find_credentials(properties)
+    values: dict[str, Any] = {
+        "scope": f"{scheme}://{rest.partition('/')[0]}",
+        "region": find_region(properties) or "us-east-1",
+        "url_style": "path" if endpoint.netloc and not virtual else "vhost",
+        "use_ssl": endpoint.scheme != "http",
+    }
+    if endpoint.netloc:
+        values["endpoint"] = endpoint.netloc + endpoint.path.rstrip("/")
+    if known is not None:
+        values |= {"key_id": known.access_key, "secret": known.secret_key}
+        values["session_token"] = known.session_token or ""  # DuckDB would take the environment's
+    options = ", ".join(f"{name} ${name}" for name in values)
+    connection.execute(f"create secret batchweave (type s3, {options})", values)
 
 
 def _batch_parts(stream: Stream, head: Head) -> pa.Table:

@@ -19,3 +19,5 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 # Slow is not wrong: the per-test time limit catches what hangs.
 settings.register_profile("batchweave", deadline=None, print_blob=True)
 settings.load_profile("batchweave")
+
+pytest_plugins = ["tests.servers.fixtures"]

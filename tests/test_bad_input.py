@@ -115,7 +115,9 @@ def test_a_producer_name_with_path_or_sql_characters_is_refused(tmp_path: Path, 
     assert stream.head().producers == {}
 
 
-@pytest.mark.parametrize("column", ["step", "slice", "source", "producer", "Digest", "COMMITTED_AT"])
+@pytest.mark.parametrize(
+    "column", ["step", "slice", "source", "producer", "Digest", "COMMITTED_AT"]
+)
 def test_a_reserved_column_name_is_refused(tmp_path: Path, column: str) -> None:
     with pytest.raises(bw.SchemaMismatch, match=rf"rename {column}"):
         make_stream(tmp_path, schema=pa.schema([(column, pa.int32())]))
@@ -195,7 +197,7 @@ def test_a_newer_format_version_is_refused_with_what_to_do(tmp_path: Path) -> No
     document = json.loads(metadata.read_text())
     document["properties"]["batchweave.format-version"] = "2"
     metadata.write_text(json.dumps(document))
-    with pytest.raises(bw.UnsupportedFormat, match="format version 2.*upgrade"):
+    with pytest.raises(bw.UnsupportedFormat, match=r"format version 2.*upgrade"):
         catalog_at(tmp_path).load_stream("demo.tokens")
 
 
@@ -215,7 +217,7 @@ def test_a_warehouse_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_a_catalog_that_cannot_be_opened_says_what_is_missing(properties: dict[str, str]) -> None:
-    with pytest.raises(bw.InvalidSettings, match="nowhere|nonsense|warehouse|type"):
+    with pytest.raises(bw.InvalidSettings, match=r"nowhere|nonsense|warehouse|type"):
         bw.load_catalog("nowhere", **properties)
 
 

@@ -15,7 +15,8 @@ import batchweave as bw
 from batchweave.catalogs.files import relative_path
 from batchweave.catalogs.iceberg import SNAPSHOTS_LIVE, TIDY_EVERY, IcebergTable
 from batchweave.catalogs.iceberg_catalog import IcebergCatalog
-from batchweave.catalogs.manifests import ENTRIES_MAX, FAN_IN, MERGE_AGE_MAX, due_merge
+from batchweave.catalogs.manifests import MERGE_AGE_MAX
+from batchweave.catalogs.merging import ENTRIES_MAX, FAN_IN
 from batchweave.catalogs.object_store import IDLE_POLLS_PER_LIST, VERSIONS_KEPT, ObjectStoreCatalog
 from batchweave.clock import SystemClock
 from batchweave.columns import slice_to_table, to_storage
@@ -246,6 +247,14 @@ def test_manifests_do_not_grow_with_the_number_of_commits(world: World, sizes: s
     assert sum((one.existing_files_count or 0) for one in _manifests(head)) > 0
 
 
+def test_manifests_do_not_grow_though_many_producers_take_turns(world: World) -> None:
+    """A merge that one of them prepares waits for that one's next turn."""
+    writers = [world.writer(f"p{number}") for number in range(16)]
+    counts = [len(_manifests(writer.commit())) for _ in range(7) for writer in writers]
+    assert max(counts) <= 2 * len(writers) + MANIFESTS_ALWAYS / 2
+    assert len(_all(world.table())) == len(counts)
+
+
 def test_the_cost_of_a_commit_does_not_grow_with_history(world: World) -> None:
     """Requests and bytes of metadata, counted over 600 commits."""
     writer = world.writer()
@@ -374,9 +383,8 @@ def test_a_stream_that_was_created_again_is_not_mistaken_for_the_old(world: Worl
 def test_a_merge_of_manifests_that_are_gone_is_dropped(world: World) -> None:
     one = world.writer("one")
     head = one.commit()
-    while due_merge(_manifests(head), head.version) is None:
+    while not one.table._manifests._prepared:
         head = one.commit()
-    assert one.table._manifests._prepared is not None
     two = world.writer("two")
     for _ in range(4 * FAN_IN):
         two.commit()
@@ -387,16 +395,32 @@ def test_a_merge_of_manifests_that_are_gone_is_dropped(world: World) -> None:
         assert head.detail.handle.io.new_input(manifest.manifest_path).exists()
 
 
-def test_a_merge_prepared_too_long_ago_is_dropped(world: World) -> None:
+def test_a_merge_whose_inputs_are_no_neighbours_any_more_is_dropped(world: World) -> None:
     writer = world.writer()
     head = writer.commit()
-    while writer.table._manifests._prepared is None:
+    while not writer.table._manifests._prepared:
         head = writer.commit()
-    prepared = writer.table._manifests._prepared
-    old = replace(prepared, version=head.version - MERGE_AGE_MAX)
-    writer.table._manifests._prepared = old
+    (prepared,) = writer.table._manifests._prepared
+    first, *rest = prepared.inputs
+    other = replace(prepared, inputs=(first, "another's", *rest[1:]))
+    writer.table._manifests._prepared = [other]
     head = writer.commit()
     assert prepared.manifest.manifest_path not in {one.manifest_path for one in _manifests(head)}
+    assert [entry.step for entry in _all(world.table())] == list(range(head.state.next_step))
+
+
+def test_a_merge_prepared_too_long_ago_is_written_again(world: World) -> None:
+    writer = world.writer()
+    head = writer.commit()
+    while not writer.table._manifests._prepared:
+        head = writer.commit()
+    (prepared,) = writer.table._manifests._prepared
+    old = replace(prepared, version=head.version - MERGE_AGE_MAX)
+    writer.table._manifests._prepared = [old]
+    before = len(_manifests(head))
+    head = writer.commit()
+    assert prepared.manifest.manifest_path not in {one.manifest_path for one in _manifests(head)}
+    assert len(_manifests(head)) < before
     assert [entry.step for entry in _all(world.table())] == list(range(head.state.next_step))
 
 

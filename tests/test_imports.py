@@ -23,6 +23,7 @@ CORE = [
     "dac",
     "mesh",
     "columns",
+    "s3_store",
     "objects",
     "state",
     "table",
@@ -43,7 +44,8 @@ OUTER = ["catalogs", "connectors", "sql"]
 TOP = ["cli", "demo"]
 LINKED = {name: ROOT / name for name in OUTER}
 
-CORE_MAY_IMPORT = {"numpy", "obstore", "pyarrow", *sys.stdlib_module_names}
+# boto3 and botocore: only to look for AWS credentials where none are given.
+CORE_MAY_IMPORT = {"boto3", "botocore", "numpy", "obstore", "pyarrow", *sys.stdlib_module_names}
 BARE = {"catalogs", "connectors", "sql"}
 
 

@@ -8,16 +8,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from batchweave.catalogs import object_store
+from batchweave.clock import SystemClock
+from batchweave.state import CheckpointState
+from batchweave.table import Change, Committed, Head, Table, Unknown
 from tests.simulation.planted import PLANTED, Planted
 from tests.simulation.run import simulate
+from tests.simulation.tables import NAME, Iceberg, in_memory
 
 ROOT = Path(__file__).resolve().parent.parent
-REGISTER_SEEDS = range(460)
-ICEBERG_SEEDS = range(40)
+REGISTER_SEEDS = range(475)
+ICEBERG_SEEDS = range(25)
 
 
 def _broken(kind: str, seeds: range) -> list[str]:
@@ -54,6 +61,38 @@ def test_a_seed_is_the_same_history_in_another_process() -> None:
         check=True,
     )
     assert other.stdout.strip() == simulate(11, "iceberg").digest
+
+
+def test_a_version_written_by_a_sleeper_is_no_base_for_its_neighbour_in_the_same_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both slept while their bases were cleaned up: what one writes must not serve the other."""
+    monkeypatch.setattr(object_store, "VERSIONS_KEPT", 4)
+    which = Iceberg()
+    objects = in_memory(which.first_objects())
+
+    def opened(process: dict[str, Any]) -> Table:
+        return which.open(objects, SystemClock(), process)
+
+    def registered(base: Head, name: str) -> Change:
+        checkpoints = {**base.state.checkpoints, name: CheckpointState(0)}
+        return Change(replace(base.state, checkpoints=checkpoints))
+
+    process: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    first, second, awake = opened(process), opened(process), opened(others)
+    before = first.head()
+    awake.commit(awake.head(), registered(awake.head(), "between"))
+    after = second.head()
+    for number in range(12):
+        head = awake.head()
+        assert isinstance(awake.commit(head, registered(head, f"later-{number}")), Committed)
+    catalog = others["catalog"]
+    catalog.clean_versions(catalog.load_table(NAME))
+
+    assert isinstance(first.commit(before, registered(before, "first")), Unknown)
+    assert isinstance(second.commit(after, registered(after, "second")), Unknown)
+    assert not {"first", "second"} & set(awake.head().state.checkpoints)
 
 
 def _hunts() -> list[tuple[Planted, str]]:

@@ -66,6 +66,9 @@ class WatchedObjects:
         self._after("get_ranges", path)
         return found
 
+    def local_file(self, path: str) -> str | None:
+        return None  # nothing is read past the watch
+
     def head(self, path: str) -> ObjectInfo:
         self._before("head", path)
         found = self.inner.head(path)

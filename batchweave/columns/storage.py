@@ -9,6 +9,7 @@ numpy, pyarrow, errors, arrow_types, storage_types, leaf_arrays, list_arrays and
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -142,6 +143,7 @@ def _convert(
     return _without_validity(converted) if drop else converted
 
 
+@lru_cache(maxsize=1024)
 def _struct_requires_values(kind: pa.DataType) -> bool:
     """Whether a field of a struct, at any depth, is declared not null."""
     fields = inner_fields(kind)

@@ -34,6 +34,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections import Counter
+from functools import lru_cache
 
 import pyarrow as pa
 
@@ -70,6 +71,7 @@ SIMPLE_TYPES = {
 }
 
 
+@lru_cache(maxsize=128)
 def storage_schema(schema: pa.Schema) -> pa.Schema:
     """The schema of the table that holds a stream of this logical schema.
 

@@ -109,7 +109,8 @@ def main() -> int:
             files = count_files(Path(folder) / "bench" / "growth" / "metadata")
             p99 = sorted(recent)[int(WINDOW * 0.99)] * 1000
             result["commits"][shown] = {"p50_ms": median_ms(recent), "files": files}
-            print(f"{shown:8} {median_ms(recent):8.2f} {p99:8.2f} {upkeep:10.2f}  {files}", flush=True)
+            row = f"{shown:8} {median_ms(recent):8.2f} {p99:8.2f} {upkeep:10.2f}  {files}"
+            print(row, flush=True)
         appended = appends(folder, options.appends)
     start = median_ms([commit for commit, _ in times[WINDOW : 2 * WINDOW]])
     end = median_ms([commit for commit, _ in times[-WINDOW:]])

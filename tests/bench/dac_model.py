@@ -26,6 +26,7 @@ PROBE_SHARE = 0.1
 CLOCK_ORIGIN_S_MAX = 1e5
 CLOCK_DRIFT_MAX = 5e-5
 PUBLISH_JITTER = 0.1
+STALL_FACTOR = 10.0
 
 PolicyFactory = Callable[[str, random.Random], CommitPolicy]
 
@@ -98,6 +99,7 @@ class Simulation:
         self.policy_factory = policy_factory
         self.window_s = window_s
         self.jitter = jitter
+        self.stall_share = 0.0
         self.batches_each = 1
         self.interval_s = 1.0
         self.now_s = 0.0
@@ -205,7 +207,8 @@ class Simulation:
 
     def _duration_s(self, worker: Worker) -> float:
         spread = self.rng.uniform(1.0 - self.jitter, 1.0 + self.jitter)
-        return self.window_s * worker.window_factor * spread
+        stalls = self.stall_share > 0.0 and self.rng.random() < self.stall_share
+        return self.window_s * worker.window_factor * spread * (STALL_FACTOR if stalls else 1.0)
 
     def _on_publish(self, worker: Worker, _ticket: int) -> None:
         if not worker.pending:

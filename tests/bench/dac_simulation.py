@@ -54,6 +54,7 @@ class Scenario:
     start_share: float = 1.0
     window_after_s: float = WINDOW_S
     factors: tuple[float, ...] = (1.0,)
+    measured_s_min: float = 120.0
 
 
 def undisturbed(_sim: Simulation, producers: int) -> int:
@@ -107,16 +108,24 @@ def restarting(sim: Simulation, producers: int) -> int:
     return producers
 
 
+def stalling(sim: Simulation, producers: int) -> int:
+    """From now on one window in a hundred takes ten times as long."""
+    sim.stall_share = 0.01
+    return producers
+
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
         Scenario("steady", undisturbed),
         Scenario("half-idle", half_idle),
-        Scenario("bursts", bursts),
+        # One commit each in 20 s: fairness is counting noise over less than ten minutes.
+        Scenario("bursts", bursts, measured_s_min=600.0),
         Scenario("window-x10", growing_window, window_after_s=WINDOW_GROWN_S),
         Scenario("windows-1:3", undisturbed, factors=(0.5, 0.75, 1.0, 1.25, 1.5)),
         Scenario("doubling", doubling, start_share=0.5),
         Scenario("halving", halving),
+        Scenario("heavy-tail", stalling),
         Scenario("freeze", freezing),
         Scenario("restart", restarting),
     )
@@ -191,9 +200,9 @@ def simulate(
     round_s = live * scenario.window_after_s
     if scenario.disturb is not undisturbed:
         settle_s = sim.now_s + RECOVERY_ROUNDS * round_s
-    # Small rounds are shorter than the time between batches: at least two minutes of them.
+    # Small rounds are shorter than the time between batches: at least two minutes.
     # The last three rounds are left out, because their batches may rightly be pending still.
-    end_s = settle_s + max(rounds * round_s, 120.0)
+    end_s = settle_s + max(rounds * round_s, scenario.measured_s_min)
     sim.run(end_s)
     settled = sim.measure(settle_s, end_s - 3 * round_s, round_s)
     cold = sim.measure(0.0, cold_end_s, count * WINDOW_S)
@@ -246,6 +255,7 @@ def table_row(results: list[Result]) -> str:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="runs of each DAC case")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first run")
     parser.add_argument("--n", default="4,16,64,256,1024", help="numbers of producers")
     parser.add_argument("--scenario", default="all", help=f"of: {', '.join(SCENARIOS)}")
     parser.add_argument("--rounds", type=int, default=20, help="rounds measured after settling")
@@ -280,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
     for policy, scenario, size, seeds in cases(options):
         results = [
             simulate(policy, scenario, size, seed, options.freshness, options.rounds)
-            for seed in range(seeds)
+            for seed in range(options.first_seed, options.first_seed + seeds)
         ]
         everything += results
         print(table_row(results), flush=True)

@@ -104,7 +104,9 @@ class S3Server:
                 aws_access_key_id=self.access_key,
                 aws_secret_access_key=self.secret_key,
                 region_name=REGION,
-                config=Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}),
+                config=Config(
+                    connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}
+                ),
             )
         return self._client
 
@@ -222,6 +224,7 @@ def _arguments(folder: Path, ports: dict[str, int]) -> list[str]:
         f"-s3.port.grpc={ports['s3.grpc']}",
         f"-s3.port.iceberg={ports['iceberg']}",
         "-s3.port.lance=0",
+        "-s3.autoCreateBucket=false",
         f"-s3.localSocket={folder}/s3.sock",
         f"-s3.config={folder}/s3.json",
     ]

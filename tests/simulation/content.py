@@ -124,7 +124,8 @@ class ParquetEncoder:
 
 @lru_cache(maxsize=4096)
 def _parquet_item(data: bytes) -> Item:
-    table = pq.read_table(io.BytesIO(data), columns=["item", "source"])
+    file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
+    table = file.read(columns=["item", "source"], use_threads=False)
     sources = set(table["source"].to_pylist())
     if len(sources) != 1:
         raise ValueError(f"one file carries {len(sources)} items")

@@ -57,8 +57,8 @@ class Profile:
     """Fault rates for operations on versions, and what share of them other objects get.
 
     ``sleep_s`` is how long a sleeper sleeps at most, ``late_s`` how late a late effect is at most,
-    ``busy`` scales how long actors idle, ``twins`` is how likely a producer name is opened twice
-    at once, ``listing_lag_s`` is 0 as on S3.
+    ``idle_s`` how long a producer idles on average, ``twins`` how likely a producer name is opened
+    twice at once, ``crowd`` how many more producers take part, ``listing_lag_s`` is 0 as on S3.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Profile:
     idle_s: float = 0.25
     skew_ms: int = 5_000
     listing_lag_s: float = 0.0
+    crowd: int = 0
     weight: int = 1
     overrides: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
 
@@ -94,6 +95,18 @@ PROFILES = (
         overrides=_SLEEPERS,
         idle_s=0.12,
         weight=3,
+    ),
+    Profile(
+        "cleaners",
+        {"asleep": 0.02, "lost": 0.02},
+        overrides={
+            ("create", VERSION): {"asleep": 0.15},
+            ("delete", VERSION): {"asleep": 0.3, "crash": 0.1},
+        },
+        sleep_s=3.0,
+        idle_s=0.1,
+        crowd=2,
+        weight=2,
     ),
     Profile("twins", {"lost": 0.05, "late": 0.04, "asleep": 0.04}, twins=1.0, weight=2),
     Profile(

@@ -80,7 +80,7 @@ def _swap(owner: Any, name: str, value: Any) -> Any:
 # -- sequences, generations, outcomes ------------------------------------------------------------
 
 
-@planted(BOTH)
+@planted(BOTH, tested=BOTH)
 def no_sequence_check(kind: str) -> Iterator[None]:
     """What landed unseen is committed again: the head's sequence is not looked at."""
 
@@ -177,7 +177,7 @@ def files_deleted_on_unknown(kind: str) -> Iterator[None]:
         yield
 
 
-@planted(BOTH)
+@planted(BOTH, tested=BOTH)
 def metadata_deleted_unless_committed(kind: str) -> Iterator[None]:
     """A lost or unknown attempt deletes the metadata that it wrote (pyiceberg's own clean-up)."""
     if kind == "register":
@@ -252,7 +252,7 @@ def version_overwritten(kind: str) -> Iterator[None]:
         yield
 
 
-@planted(BOTH)
+@planted(BOTH, tested=BOTH)
 def base_not_checked_after_writing(kind: str) -> Iterator[None]:
     """A version that existed once may be written again by a writer that slept."""
     with (
@@ -269,20 +269,6 @@ def head_not_checked_after_reading(kind: str) -> Iterator[None]:
         _swap(RegisterTable, "_is_the_listed", lambda self, tag, listed: True),
         _swap(ObjectStoreCatalog, "_is_the_listed", lambda *arguments: True),
     ):
-        yield
-
-
-@planted(ICEBERG, seeds_max=3000, tested=())
-def tag_of_a_sleeper_kept(kind: str) -> Iterator[None]:
-    """The tag of a version just written is kept for comparison before its base was looked at."""
-    put = ObjectStoreCatalog._put_version
-
-    def remembering(self: Any, objects: Any, number: int, metadata: Any) -> str:
-        e_tag = put(self, objects, number, metadata)
-        self._remember(objects, number, metadata, e_tag)
-        return e_tag
-
-    with _swap(ObjectStoreCatalog, "_put_version", remembering):
         yield
 
 

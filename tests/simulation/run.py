@@ -13,7 +13,7 @@ from tests.simulation.faults import Faults, Profile, pick
 from tests.simulation.invariants import Evidence, Violation, violations
 from tests.simulation.record import Record
 from tests.simulation.store import Store
-from tests.simulation.tables import ROOT, Kind, kind, read_final
+from tests.simulation.tables import Kind, in_memory, kind, read_final
 from tests.simulation.world import Crash, Line, SimulatedClock, World
 
 FINAL_ROUNDS_MAX = 12
@@ -82,7 +82,8 @@ class _History:
 
     def _cast(self) -> None:
         chance, env = self.random.random, self.env
-        names = ["a", "b", "c"][: 2 if self.small else self.random.choice((1, 2, 2, 3))]
+        count = 2 if self.small else self.random.choice((1, 2, 2, 3))
+        names = ["a", "b", "c", "d", "e"][: count + self.profile.crowd]
         for name in names:
             env.record.sources[name] = self.random.randint(2, 5 if self.small else 7)
             self._live(name, chance())
@@ -173,10 +174,7 @@ class _History:
         record.exhausted = world.exhausted
         record.errors += [(one.label, one.error) for one in world.actors if one.error]
         items = {path: stored.data for path, stored in self.env.store.items.items()}
-        objects = MemoryObjects(ROOT)
-        for path, data in items.items():
-            objects.create(path, data)
-        found, steps, commits = self._checked(items, objects)
+        found, steps, commits = self._checked(items, in_memory(items))
         return Result(
             seed=record.seed,
             kind=kind_name,

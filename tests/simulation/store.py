@@ -122,6 +122,9 @@ class SimulatedObjects:
 
         return self._request("range", path, effect)
 
+    def local_file(self, path: str) -> str | None:
+        return None
+
     def head(self, path: str) -> ObjectInfo:
         key = self._key(path)
         return self._request("head", path, lambda: self._info(path, self._store.get(key)))

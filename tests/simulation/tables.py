@@ -20,7 +20,7 @@ from pyiceberg.table.metadata import TableMetadataUtil
 
 from batchweave.batch import Position, position_from_text
 from batchweave.catalog import Catalog
-from batchweave.catalogs import iceberg, manifests, object_store
+from batchweave.catalogs import iceberg, manifests, merging, object_store
 from batchweave.catalogs.files import ObjectsFileIO
 from batchweave.catalogs.iceberg import IcebergTable
 from batchweave.catalogs.iceberg_catalog import IcebergCatalog
@@ -131,7 +131,7 @@ class Iceberg:
         snapshot = metadata.current_snapshot()
         if snapshot is None:
             return 0, metadata.properties, []
-        io = ObjectsFileIO(_memory(items))
+        io = ObjectsFileIO(in_memory(items))
         rows = [
             _row(entry.data_file, items)
             for manifest in read_manifest_list(io.new_input(snapshot.manifest_list))
@@ -147,7 +147,8 @@ class Iceberg:
                 (object_store, "IDLE_POLLS_PER_LIST", 4),
                 (iceberg, "SNAPSHOTS_LIVE", 4),
                 (iceberg, "TIDY_EVERY", 3),
-                (manifests, "FAN_IN", 3),
+                (merging, "FAN_IN", 3),
+                (manifests, "LATE_VERSIONS", 9),
                 (manifests, "MERGE_AGE_MAX", 3),
             ):
                 stack.enter_context(mock.patch.object(module, name, value))
@@ -169,7 +170,8 @@ def _row(file: DataFile, items: dict[str, bytes]) -> FinalRow:
     )
 
 
-def _memory(items: dict[str, bytes]) -> MemoryObjects:
+def in_memory(items: dict[str, bytes]) -> MemoryObjects:
+    """The same content in a store without a simulation."""
     objects = MemoryObjects(ROOT)
     for path, data in items.items():
         objects.create(path, data)
