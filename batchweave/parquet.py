@@ -1,9 +1,9 @@
 """Global batch <-> file bytes: Parquet, one row group a slice.
 
 A part is a run of slices of one global batch. Its footer carries what the columns alone cannot:
-the first slice and the array types that went in (key ``batchweave.arrays``). Everything known
-only at commit (step, producer, sequence, time, digest) is *not* in the file, so that a lost race
-rewrites no data.
+the first slice, the array types that went in, and the source where all slices share it (key
+``batchweave.slices``). Everything known only at commit (step, producer, sequence, time, digest) is
+*not* in the file, so that a lost race rewrites no data.
 Imports: standard library, pyarrow, errors, columns, table.
 
 A reader fetches two ranges, the slice's row group and the footer, whose places the table's
@@ -29,7 +29,7 @@ from batchweave.errors import StreamCorrupted
 from batchweave.objects import Buffer
 from batchweave.table import SLICE, SOURCE, Part
 
-ARRAYS_KEY = "batchweave.arrays"
+NOTES_KEY = "batchweave.slices"
 FOOTER_TAIL_BYTES = 8
 
 
@@ -102,7 +102,7 @@ def encode(
         for index, one in enumerate(slices, first_slice):
             table = _physical(one, index, file_schema)
             writer.write_table(table, row_group_size=table.num_rows)
-        writer.add_key_value_metadata({ARRAYS_KEY: _arrays_text(slices, first_slice)})
+        writer.add_key_value_metadata({NOTES_KEY: _notes_text(slices, first_slice)})
     data = sink.getvalue()
     return _described(data, slices, first_slice)
 
@@ -121,13 +121,20 @@ def _physical(one: SliceData, index: int, file_schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(named, schema=file_schema)
 
 
-def _arrays_text(slices: Sequence[SliceData], first_slice: int) -> str:
-    """Array types once where all slices agree, else slice by slice."""
+def _notes_text(slices: Sequence[SliceData], first_slice: int) -> str:
+    """What a reader needs besides the columns: said once where all slices agree.
+
+    That goes for the source too, which spares readers a column; where sources differ it is left
+    to the column.
+    """
+    notes: dict[str, Any] = {"first_slice": first_slice}
+    if all(one.source == slices[0].source for one in slices):
+        notes["source"] = slices[0].source
     each = [{name: kind.to_dict() for name, kind in one.arrays.items()} for one in slices]
     if all(arrays == each[0] for arrays in each):
-        return _compact({"first_slice": first_slice, "all": each[0]})
+        return _compact(notes | {"all": each[0]})
     numbered = {str(first_slice + i): arrays for i, arrays in enumerate(each) if arrays}
-    return _compact({"first_slice": first_slice, "slices": numbered})
+    return _compact(notes | {"slices": numbered})
 
 
 def _compact(value: Mapping[str, Any]) -> str:
@@ -229,32 +236,43 @@ def decode(
             raise StreamCorrupted(
                 f"{part.path} has {file.metadata.num_row_groups} row groups, not {part.slices}"
             )
-        arrays = (file.metadata.metadata or {}).get(ARRAYS_KEY.encode(), b"{}")
+        text = (file.metadata.metadata or {}).get(NOTES_KEY.encode(), b"{}")
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        return [_decode_slice(file, part, index, wanted, arrays) for index in slices]
+        return [_decode_slice(file, part, index, wanted, text) for index in slices]
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise StreamCorrupted(f"{part.path} cannot be decoded: {error}") from error
 
 
-def _decode_slice(file: Any, part: Part, index: int, schema: pa.Schema, arrays: bytes) -> SliceData:
-    stored = file.read_row_group(
-        index - part.first_slice, columns=[*schema.names, SOURCE], use_threads=False
-    )
-    first_slice, kinds = _array_types(arrays, index)
-    if first_slice != part.first_slice:
-        raise StreamCorrupted(f"{part.path} begins at slice {first_slice}, not {part.first_slice}")
-    kinds = {name: kind for name, kind in kinds.items() if name in schema.names}
-    source = stored.column(SOURCE)[0].as_py()
-    return SliceData(from_storage(stored.select(schema.names), schema), kinds, source)
+def _decode_slice(file: Any, part: Part, index: int, schema: pa.Schema, text: bytes) -> SliceData:
+    notes = _notes(text, index)
+    if notes.first_slice != part.first_slice:
+        raise StreamCorrupted(
+            f"{part.path} begins at slice {notes.first_slice}, not {part.first_slice}"
+        )
+    names = schema.names if notes.has_source else [*schema.names, SOURCE]
+    stored = file.read_row_group(index - part.first_slice, columns=names, use_threads=False)
+    source = notes.source if notes.has_source else stored.column(SOURCE)[0].as_py()
+    kinds = {name: kind for name, kind in notes.arrays.items() if name in schema.names}
+    if not notes.has_source:
+        stored = stored.select(schema.names)
+    return SliceData(from_storage(stored, schema), kinds, source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Notes:
+    first_slice: int
+    arrays: Mapping[str, ArrayType]
+    has_source: bool
+    source: str | None
 
 
 @lru_cache(maxsize=1024)
-def _array_types(text: bytes, index: int) -> tuple[int, Mapping[str, ArrayType]]:
-    """First slice of a file and one slice's array types. Most files say the same: it is kept."""
-    arrays = json.loads(text)
-    found = arrays.get("all") or arrays.get("slices", {}).get(str(index), {})
-    kinds = {name: ArrayType.from_dict(kind) for name, kind in found.items()}
-    return int(arrays["first_slice"]), kinds
+def _notes(text: bytes, index: int) -> _Notes:
+    """What a file's footer says of one slice. Files that say the same are parsed once."""
+    notes = json.loads(text)
+    found = notes.get("all") or notes.get("slices", {}).get(str(index), {})
+    arrays = {name: ArrayType.from_dict(kind) for name, kind in found.items()}
+    return _Notes(int(notes["first_slice"]), arrays, "source" in notes, notes.get("source"))
 
 
 def spans(part: Part, slices: Sequence[int]) -> list[tuple[int, int]]:

@@ -281,7 +281,7 @@ def test_a_changed_tail_is_corruption(back: int) -> None:
         _decode(part, [0], MIXED, bytes(changed))
 
 
-@pytest.mark.parametrize("name", [b"tokens", b"slice", b"batchweave.arrays", b'"all":'])
+@pytest.mark.parametrize("name", [b"tokens", b"slice", b"batchweave.slices", b'"all":'])
 def test_a_footer_that_names_other_things_is_corruption_or_harmless(name: bytes) -> None:
     part = _encode([_slice(tokens(7))] * 2)
     data = bytes(part.data)
