@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from batchweave.columns import schema_to_text, storage_schema
-from batchweave.errors import InvalidName, SchemaMismatch
+from batchweave.errors import InvalidMesh, InvalidName, SchemaMismatch
 from batchweave.mesh import Mesh
 from batchweave.state import PREFIX, StreamState, to_properties
 from batchweave.stream import Stream
@@ -73,6 +73,8 @@ class Catalog:
         """
         parts = check_stream_name(name)
         check_schema(schema)
+        if not isinstance(mesh, Mesh):
+            raise InvalidMesh(f"mesh is a Mesh, for example Mesh(dp=4), got {mesh!r}")
         own = dict(properties or {})
         for key in own:
             if key.startswith(PREFIX):

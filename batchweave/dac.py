@@ -19,12 +19,16 @@ producer, when that producer will try next: its turn.  Everyone reads the turns 
 an attempt reads anyway, and together they are a calendar.
 
 * Table clock.  Turns need a common clock, and wall clocks may be skewed.  Each commit carries
-  `clock_us`, its author's estimate of the table time at which it lands.  A reader knows that it
-  is now at least that late and moves its own offset forward to it, never back (as in Lamport's
-  clocks), so that all keep to the one that is ahead.  That bound is loose for a producer that
+  `clock_us`, its author's estimate of the table time at which it lands.  It is
+  set 3/5 of a window after the head read began, which is before the landing also as seen by readers
+  that date what they read by the beginning of their read.  A reader knows that it is now at least
+  that late and moves its own offset forward to it, never back (as in Lamport's clocks), so that
+  all keep to the one that is ahead; by more than a quarter of a window only if two reads in a row
+  show it, because one may have stalled.  That bound is loose for a producer that
   always reads long after a commit, so some turns are preceded by a look: head reads, a quarter
   of a window apart, until one commit is seen to land.  A producer that lost twice in a row takes
-  its time from such a landing also where this means to step back: it may be ahead of all others,
+  its time from such a landing also where this means to step back (unless its last attempt did not
+  fit a slot, as then such stamps are early): it may be ahead of all others,
   and as long as it does not commit, they cannot follow.
 * Waiting for the one before.  An attempt whose head read shows that the slot before its own is
   booked and its holder not yet seen reads again a little later, for up to 3/8 of a window, before
@@ -42,11 +46,18 @@ an attempt reads anyway, and together they are a calendar.
   or let a turn pass, pick at random among the next m free slots: m is one more than the others
   that let a turn pass, and doubles with each loss after the first, up to about twice the number
   of these and of recent joiners (as many are likely to come still).  Where U of them spread over
-  m slots, U / m attempts make one commit, and slots are still not wasted.  The round leaves room
+  m slots, U / m attempts make one commit, and slots are still not wasted.
+  All this ends within one and a half rounds.  The round leaves room
   for twice as many joiners as came in the last one, so membership grows by half with every round.
+* Places.  Who commits once in 2 to 20 rounds (bursts) seldom says in time when it will be ready.
+  Its first try without a turn, and the turns it books, take the slots of its place: its rank by
+  name among the producers whose turn is ahead or passed within eight rounds, modulo their number.
+  All read the same ranks, so that those who come at once go one after another, each within a
+  round.  So do all whose turn passed more than a round ago.  Among fewer than eight it is not
+  worth the wait.  Those that left only lengthen this round, until they are forgotten.
 * Giving way.  An attempt begins with a head read.  If that shows the slot to belong to another,
-  the attempt is put off before anything is written: a probe, about a tenth of a window.  After
-  four probes in a row it goes ahead regardless, so that waiting is bounded.
+  the attempt is put off before anything is written: a probe, which costs a head read.  After
+  four probes in a row, one less for each loss, it goes ahead regardless: waiting is bounded.
 
 Leaving needs no message: a turn that passes unused is free, and about a round later its producer
 no longer counts.  Alone, no slots are kept: a commit lands when the oldest batch reaches the
@@ -92,12 +103,22 @@ _SLOT_PERCENT_MAX = 155
 # of more than one and a half slots counts by half at once: the table has become slower.
 _RISE_DIVISOR = 8
 _FALL_DIVISOR = 64
+# Unless it is far shorter: many that start at once measure windows of each other's making.
+_FAR_PERCENT = 40
+_FAR_DIVISOR = 8
 _OUTGROWN_DIVISOR = 2
 _OUTGROWN_PERCENT = 150
-# Bounds on retries: how far a loser spreads, and how often it may be put off in a row.
+# Bounds on retries: how far a loser spreads, and how often it may be put off in a row: one
+# time less for each loss, but once in any case.
 _PICK_SLOTS_MAX = 4096
 _LOSSES_MAX = 12
 _DEFERRALS_MAX = 4
+# Places: those whose turn passed within eight rounds have one.  They are of use where a producer
+# commits every 2 to 20 rounds.  Before, turns alone do; beyond, and among a few, rivals are rare.
+_PLACE_ROUNDS = 8
+_PLACES_MIN = 8
+_SPARSE_ROUNDS_MIN = 2
+_SPARSE_ROUNDS_MAX = 20
 # A producer whose turn passed counts as live for 1.2 rounds more: most losers are back sooner,
 # and those that left should not hold up the others.
 _LIVE_PERCENT = 120
@@ -234,6 +255,10 @@ class _Calendar:
     """Others that let their turn pass in about the last round."""
     joined: int
     """Others that opened within about the last round."""
+    place: int
+    """The own rank by name among the `places`."""
+    places: int
+    """This producer and all others with a turn that is ahead or passed not too long ago."""
     late: bool
     """The holder of the slot before this one has not been seen to commit in it."""
 
@@ -251,10 +276,12 @@ def _read_calendar(view: View, name: str, now_us: int, slot_us: int) -> _Calenda
     lapsed_us: list[int] = []
     joined = 0
     late = False
+    place = 0
+    places = 1
     opened_since = view.version - len(view.producers)
     current_us = now_us - now_us % slot_us - slot_us
     before_us = current_us - slot_us
-    oldest_us = now_us - 2 * (len(view.producers) + _LIVE_SLOTS_MIN) * slot_us
+    oldest_us = now_us - _PLACE_ROUNDS * (len(view.producers) + _LIVE_SLOTS_MIN) * slot_us
     believed_us = now_us + _TURN_AHEAD_US_MAX
     for peer_name, peer in view.producers.items():
         if peer_name == name:
@@ -262,6 +289,9 @@ def _read_calendar(view: View, name: str, now_us: int, slot_us: int) -> _Calenda
         turn_us = peer.turn_us
         if peer.opened_version >= opened_since:
             joined += 1
+        if oldest_us < turn_us <= believed_us:
+            places += 1
+            place += peer_name < name
         if turn_us > current_us:
             if turn_us <= believed_us:
                 index = _slot_at_or_after(turn_us, slot_us)
@@ -270,7 +300,8 @@ def _read_calendar(view: View, name: str, now_us: int, slot_us: int) -> _Calenda
             lapsed_us.append(turn_us)
             if turn_us > before_us:
                 late = True
-    return _Calendar(taken, _count_waiting(lapsed_us, now_us, slot_us, len(taken)), joined, late)
+    waiting = _count_waiting(lapsed_us, now_us, slot_us, len(taken))
+    return _Calendar(taken, waiting, joined, place, places, late)
 
 
 def _count_waiting(lapsed_us: list[int], now_us: int, slot_us: int, taken: int) -> int:
@@ -300,14 +331,18 @@ def next_pace(seen: Pace, now_us: int, slot_us: int, measured_us: int | None) ->
             divisor = _RISE_DIVISOR if fits else _OUTGROWN_DIVISOR
             window_us += -((window_us - min(measured_us, 2 * window_us)) // divisor)
         else:
-            window_us -= (window_us - measured_us) // _FALL_DIVISOR
+            far = 100 * measured_us < _FAR_PERCENT * window_us
+            window_us -= (window_us - measured_us) // (_FAR_DIVISOR if far else _FALL_DIVISOR)
     if window_us > 0:
         percent = 100 * slot_us // window_us
         if not _SLOT_PERCENT_MIN <= percent <= _SLOT_PERCENT_MAX:
             slot_us = window_us * _SLOT_PERCENT // 100
     lands_us = now_us
     if measured_us is not None:
-        lands_us += min(measured_us, slot_us)
+        # Not all of it: what is measured includes the answer; readers see a landing at the end
+        # of a head read that they date by its beginning.  A stamp that they think lies ahead of
+        # their own clock, though it does not, would drive the table clock ever further forward.
+        lands_us += min(measured_us, slot_us) * 3 // 5
     return Pace(max(seen.clock_us + 1, lands_us), window_us, slot_us)
 
 
@@ -328,12 +363,14 @@ class Controller:
         self._flush = False
         self._was_urgent = False
         self._offset_us: int | None = None
+        self._shown_us = 0
         self._slot_us = int(settings.window_first_s * _MICROSECONDS) * _SLOT_PERCENT // 100
         self._measured_us: int | None = None
         self._took_us = 0
         self._live = 1
         self._round_us = 0
         self._contended = False
+        self._sparse = False
         self._turn_us = 0
         self._plan_us: int | None = None
         self._looking = False
@@ -432,7 +469,7 @@ class Controller:
         margin_us = self._slot_us // 8
         calendar = _read_calendar(view, self._name, now_us + margin_us, self._slot_us)
         self._live = calendar.live
-        if self._deferrals < _DEFERRALS_MAX:
+        if self._deferrals < max(1, _DEFERRALS_MAX - self._losses):
             better_us = self._better_us(view, calendar, now_us)
             if better_us is not None:
                 self._deferrals += 1
@@ -465,13 +502,17 @@ class Controller:
         most_us = view.pace.clock_us - self._read_us
         before_us = self._offset_us
         if before_us is None or local_us - self._read_us > _CLOCK_KEPT_S * _MICROSECONDS:
-            self._offset_us = before_us = least_us
+            self._offset_us = before_us = self._shown_us = least_us
             self._looked_s = -math.inf
         moved = view.version > self._read_version
         self._landing_seen = moved and most_us - least_us <= self._window_us // 2
-        if self._landing_seen and self._losses > 1:
+        if self._landing_seen and self._losses > 1 and self._took_us <= self._slot_us:
             before_us = min(most_us, before_us)
-        self._offset_us = max(least_us, before_us)
+        # One read that stalled shows commits that landed long after it began, and would drive the
+        # clocks of all forward: a greater step is made only when two reads in a row show it.
+        believed_us = max(self._shown_us, before_us + self._window_us // _STEP_DIVISOR)
+        self._offset_us = max(min(least_us, believed_us), before_us)
+        self._shown_us = least_us
         self._read_version = view.version
         self._read_us = local_us
         if view.pace.slot_us > 0:
@@ -566,9 +607,23 @@ class Controller:
             if clear and self._fresh:
                 # The first try without a turn: only now is it known how many others do the same.
                 self._fresh = False
-                pick_us = self._pick_us(calendar, first * slot_us, 0)
+                pick_us = self._unbooked_us(calendar, first * slot_us)
                 return pick_us if pick_us > now_us else None
         return None if clear else self._pick_us(calendar, now_us, self._losses)
+
+    def _unbooked_us(self, calendar: _Calendar, from_us: int) -> int:
+        """The first slot to try without a turn: of the own place, or else a random one."""
+        places_us = calendar.places * self._slot_us
+        long_past = 0 < self._turn_us < from_us - places_us
+        if calendar.places >= _PLACES_MIN and (self._sparse or long_past):
+            index = self._place_slot(calendar, from_us)
+            if index not in calendar.taken:
+                return index * self._slot_us
+        return self._pick_us(calendar, from_us, 0)
+
+    def _place_slot(self, calendar: _Calendar, from_us: int) -> int:
+        first = _slot_at_or_after(from_us, self._slot_us)
+        return first + (calendar.place - first) % calendar.places
 
     def _pick_us(self, calendar: _Calendar, from_us: int, losses: int) -> int:
         """A random one of the next free slots; more of them the more attempts were lost."""
@@ -576,8 +631,8 @@ class Controller:
         among = min((1 + calendar.waiting) << max(0, losses - 1), likely, _PICK_SLOTS_MAX)
         first = _slot_at_or_after(from_us, self._slot_us)
         unbooked_to = first + calendar.live
-        reach = (calendar.live + _JOINERS_EXPECTED * calendar.joined) * 3 // 2 + _LIVE_SLOTS_MIN
-        reach = min(reach, 2 * _PICK_SLOTS_MAX)
+        reach = (calendar.live + _JOINERS_EXPECTED * calendar.joined) * 3 // 2
+        reach = min(max(_OPEN_EVERY, reach), 2 * _PICK_SLOTS_MAX)
         choices: list[int] = []
         for index in range(first, first + reach):
             if index in calendar.taken or (index >= unbooked_to and index % _OPEN_EVERY):
@@ -597,6 +652,15 @@ class Controller:
         self._round_us = slots * _OPEN_EVERY // (_OPEN_EVERY - 1) * self._slot_us
         self._contended = self._round_us >= need_us and calendar.live > 1
         wait_us = min(max(need_us, self._round_us), _TURN_AHEAD_US_MAX)
+        places_us = calendar.places * self._slot_us
+        self._sparse = (
+            calendar.places >= _PLACES_MIN
+            and _SPARSE_ROUNDS_MIN * places_us <= need_us <= _SPARSE_ROUNDS_MAX * places_us
+        )
+        if self._sparse:
+            index = self._place_slot(calendar, now_us + wait_us)
+            if index not in calendar.taken:
+                return index * self._slot_us
         index = _slot_at_or_after(now_us + wait_us, self._slot_us)
         for _ in range(2 * len(calendar.taken) + 2):
             if index % _OPEN_EVERY and index not in calendar.taken:

@@ -103,7 +103,10 @@ class ProducerError(BatchWeaveError):
 
 
 class Fenced(ProducerError):
-    """A newer opener of the producer's name took over. Nothing more will be committed here."""
+    """A newer opener of the producer's name took over. Nothing more will be committed here.
+
+    Whether the last attempt before that was committed, the newer opener's position tells.
+    """
 
 
 class ProducerClosed(ProducerError):

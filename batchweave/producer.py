@@ -32,6 +32,7 @@ from batchweave.clock import Clock, SystemClock, exiting
 from batchweave.dac import CommitPolicy, Controller, DacSettings, View
 from batchweave.errors import (
     BatchWeaveError,
+    InvalidBatch,
     NotCommitted,
     PendingLimit,
     ProducerClosed,
@@ -47,6 +48,7 @@ from batchweave.table import Committed, Lost, Outcome, Part, Table, Unknown
 
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 5.0
+NUDGE_S = 1.0
 PAUSE_MAX_S = 0.5
 """Longest sleep of a background thread between looks at whether the program goes on."""
 
@@ -106,6 +108,10 @@ class _Pending:
         """Whether all of it is in the store, or failed to get there."""
         return all(future.done() for future in self.futures())
 
+    def failed(self) -> bool:
+        """Whether something of it did not get there."""
+        return any(future.exception() is not None for future in self.futures())
+
 
 class Producer:
     """A named writer of one stream. Open it with `Stream.producer`, close it with ``with``.
@@ -123,28 +129,6 @@ class Producer:
         self._settings = settings or ProducerSettings()
         self._clock = clock or SystemClock()
         self._table = table
-        self._session = Session(
-            table,
-            name,
-            clock=self._clock,
-            position_bytes_inline_max=self._settings.position_bytes_inline_max,
-        )
-        self._session.open()
-        self._next_sequence = self._session.sequence + 1
-        self._position = self._session.position
-        self._mesh = table.mesh
-        self._changed = threading.Condition()
-        self._pending: deque[_Pending] = deque()
-        self._pending_bytes = 0
-        self._failure: BatchWeaveError | None = None
-        self._trouble: StoreError | None = None
-        self._troubles = 0
-        self._waits = 0
-        self._closing = False
-        self._flushes = 0
-        self._pool = ThreadPoolExecutor(
-            self._settings.upload_threads, thread_name_prefix=f"batchweave-upload-{name}"
-        )
         self._policy: CommitPolicy = Controller(
             DacSettings(
                 freshness_s=self._settings.freshness_s,
@@ -153,6 +137,31 @@ class Producer:
             ),
             name,
             self._clock.random(),
+        )
+        self._session = Session(
+            table,
+            name,
+            clock=self._clock,
+            position_bytes_inline_max=self._settings.position_bytes_inline_max,
+        )
+        self._session.open()  # the last thing that can fail: it fences whoever has the name now
+        self._next_sequence = self._session.sequence + 1
+        self._position = self._session.position
+        self._has_position = self._position is not None
+        self._mesh = table.mesh
+        self._changed = threading.Condition()
+        self._pending: deque[_Pending] = deque()
+        self._pending_bytes = 0
+        self._failure: BatchWeaveError | None = None
+        self._trouble: StoreError | None = None
+        self._troubles = 0
+        self._waits = 0
+        self._nudged_s = 0.0
+        self._closing = False
+        self._ended = False
+        self._flushes = 0
+        self._pool = ThreadPoolExecutor(
+            self._settings.upload_threads, thread_name_prefix=f"batchweave-upload-{name}"
         )
         self._committer = threading.Thread(
             target=self._commit_loop, name=f"batchweave-commit-{name}", daemon=True
@@ -197,8 +206,9 @@ class Producer:
 
         An item is a mapping of columns to NumPy arrays, torch tensors or lists (rows first), or
         an Arrow table. Arrays are copied: they may be reused right after. ``position`` becomes
-        durable in the commit that makes the batch visible. ``source`` says where the slices came
-        from: one short text or JSON value, or a list with one for each slice.
+        durable in the commit that makes the batch visible; a producer that has one gives one with
+        every batch, because the last batch's is where it resumes. ``source`` says where the slices
+        came from: one short text or JSON value, or a list with one for each slice.
 
         Returns:
             A receipt; its ``step()`` waits for the commit.
@@ -213,19 +223,34 @@ class Producer:
         sources = check_source(source, self._mesh.slices)
         data = check_slices(slices, sources, self._mesh, self._table.schema)
         position_text = position_to_text(position)
+        if position_text is None and self._has_position:
+            raise InvalidBatch(
+                f"producer {self.name!r} has a position, and this batch has none: the next opener "
+                "would start from the beginning and publish everything twice"
+            )
         size = sum(one.table.nbytes for one in data)
         self._wait_for_room(size, timeout_s)
         with self._changed:
+            self._check_open()
             receipt = Receipt(self._next_sequence, self)
-            self._next_sequence += 1
             pending = _Pending(receipt, size, position_text, self._clock.monotonic_s())
             self._start(pending, data)
+            self._next_sequence += 1
+            self._has_position = position_text is not None
             self._pending.append(pending)
             self._pending_bytes += size
             self._changed.notify_all()
         return receipt
 
     def _start(self, pending: _Pending, data: list[SliceData]) -> None:
+        try:
+            self._submit(pending, data)
+        except RuntimeError as error:  # the system starts no more threads
+            for future in pending.uploads:
+                future.cancel()
+            raise PendingLimit(f"nothing was published, publish again: {error}") from error
+
+    def _submit(self, pending: _Pending, data: list[SliceData]) -> None:
         sequence, text = pending.sequence, pending.position_text
         per_file = self._settings.slices_per_file
         for index, first in enumerate(range(0, len(data), per_file)):
@@ -318,20 +343,27 @@ class Producer:
         with self._changed:
             seen = self._troubles
             if not ready():
-                self._waits += 1  # what pauses after a failure tries again at once
-                self._changed.notify_all()
+                self._nudge()
             while not ready():
                 if self._failure is not None:
                     raise _again(self._failure) from self._failure
                 trouble = self._trouble
                 if isinstance(trouble, (StoreFull, StoreDenied)) and self._troubles > seen:
                     raise _again(trouble) from trouble
-                if self._closing:
+                if self._ended:
                     raise ProducerClosed(f"producer {self.name!r} was closed before its commit")
                 left_s = deadline_s - self._clock.monotonic_s()
                 if left_s <= 0:
                     raise self._not_committed(what, limit_s)
                 self._changed.wait(left_s)
+
+    def _nudge(self) -> None:
+        """Cut pauses after failures short, because somebody waits; at most once a second."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._nudged_s >= NUDGE_S:
+            self._nudged_s = now_s
+            self._waits += 1
+            self._changed.notify_all()
 
     def _not_committed(self, what: str, limit_s: float) -> NotCommitted:
         said = f"the store last said: {self._trouble}" if self._trouble else "it goes on trying"
@@ -417,17 +449,20 @@ class Producer:
                 continue
             if not pending.uploaded():
                 break
+            if self._session.staged and pending.failed():
+                break  # what is before it goes first; then its failure is raised here
             uploads = [future.result() for future in pending.uploads]
-            self._session.stage(
-                Staged(
-                    sequence=pending.sequence,
-                    encoded=tuple(encoded for encoded, _, _ in uploads),
-                    parts=tuple(part for _, part, _ in uploads),
-                    upload_version=min(version for _, _, version in uploads),
-                    position=pending.position.result(),
-                    done=self._landed,
-                )
+            staged = Staged(
+                sequence=pending.sequence,
+                encoded=tuple(encoded for encoded, _, _ in uploads),
+                parts=tuple(part for _, part, _ in uploads),
+                upload_version=min(version for _, _, version in uploads),
+                position=pending.position.result(),
+                done=self._landed,
             )
+            self._pending_bytes += staged.bytes - pending.bytes
+            pending.bytes = staged.bytes
+            self._session.stage(staged)
 
     def _landed(self, step: int) -> None:
         """The oldest pending batch is committed at ``step``."""
@@ -496,13 +531,29 @@ class Producer:
             return
         self._committer.join()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        outcome = self._last_look()
         with self._changed:
             for pending in self._pending:
                 if not pending.receipt.done():
                     pending.receipt._step.set_exception(
-                        ProducerClosed(f"producer {self.name!r} was closed before the commit")
+                        ProducerClosed(f"producer {self.name!r} was closed {outcome}")
                     )
             self._pending.clear()
+            self._ended = True
+            self._changed.notify_all()
+
+    def _last_look(self) -> str:
+        """Settle the last attempt if its answer was lost; what to say of batches that are left."""
+        if not self._session.unsure:
+            return "before the commit"
+        try:
+            self._session.refresh()
+        except BatchWeaveError as error:
+            return (
+                "while the outcome of its last commit was unknown "
+                f"({error}): open the name again to learn its position"
+            )
+        return "before the commit"
 
     def __enter__(self) -> Producer:
         return self

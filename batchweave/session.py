@@ -229,6 +229,11 @@ class Session:
             self._company = True
         return outcome
 
+    @property
+    def unsure(self) -> bool:
+        """Whether an attempt was made whose outcome has not been read."""
+        return self._stale
+
     def _known(self) -> Head:
         assert self._head is not None
         return self._head

@@ -13,14 +13,26 @@ from batchweave.errors import InvalidSettings
 MIB = 1024 * 1024
 
 
+SECONDS_MAX = 30 * 24 * 3600.0
+FRESHNESS_S_MAX = 3600.0
+
+
 def _check(settings: Any, positive: tuple[str, ...]) -> None:
+    """Numbers above zero; whole ones unless they are seconds (``_s``)."""
     for item in fields(settings):
+        if item.name not in positive:
+            continue
         value = getattr(settings, item.name)
-        if item.name in positive and not (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-        ):
+        whole = not item.name.endswith("_s")
+        kinds = (int,) if whole else (int, float)
+        if not isinstance(value, kinds) or isinstance(value, bool) or not value > 0:
+            number = "a whole number" if whole else "a number"
             raise InvalidSettings(
-                f"{type(settings).__name__}.{item.name} must be above zero, got {value!r}"
+                f"{type(settings).__name__}.{item.name} must be {number} above zero, got {value!r}"
+            )
+        if not whole and value > SECONDS_MAX:
+            raise InvalidSettings(
+                f"{type(settings).__name__}.{item.name} is at most {SECONDS_MAX:g}, got {value!r}"
             )
 
 
@@ -31,8 +43,9 @@ class ProducerSettings:
     Attributes:
         freshness_s: how long a batch may wait for others to share its commit. Longer means fewer,
             larger commits; throughput does not depend on it.
-        pending_bytes_max: encoded bytes that may wait for their commit; ``publish`` blocks above.
-            They are kept in memory, because a horizon may ask to upload them again.
+        pending_bytes_max: bytes that may wait for their commit, as given until they are encoded,
+            then encoded; ``publish`` blocks above. They are kept in memory, because a horizon may
+            ask to upload them again.
         pending_batches_max: the same in batches, so that tiny batches are bounded too.
         publish_timeout_s: how long ``publish`` waits for room before `PendingLimit`.
         commit_timeout_s: how long ``flush`` and ``Receipt.step`` wait by default.
@@ -68,6 +81,10 @@ class ProducerSettings:
                 "position_bytes_inline_max",
             ),
         )
+        if self.freshness_s > FRESHNESS_S_MAX:
+            raise InvalidSettings(
+                f"freshness_s is at most {FRESHNESS_S_MAX:g} seconds, got {self.freshness_s!r}"
+            )
         if self.compression not in ("zstd", "lz4", "snappy", "none"):
             raise InvalidSettings(
                 f"compression is one of zstd, lz4, snappy, none, got {self.compression!r}"

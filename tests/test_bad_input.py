@@ -254,7 +254,7 @@ def test_a_second_process_that_opens_the_name_takes_it_over(tmp_path: Path) -> N
         timeout=120,
     )
     with pytest.raises(bw.Fenced, match="generation 1, the stream is at 2"):
-        producer.publish([tokens(9)] * 2).step()
+        producer.publish([tokens(9)] * 2, position=9).step()
     producer.close(flush=False)
     assert numbers(stream) == [0, 1]
 

@@ -209,7 +209,42 @@ def test_the_table_clock_never_runs_back() -> None:
     assert next_pace(Pace(5_000, 50_000, 66_000), 1_000, 66_000, None).clock_us == 5_001
 
 
-@pytest.mark.parametrize("scenario", ["steady", "doubling", "halving", "window-x10", "freeze"])
+def test_the_table_clock_does_not_outrun_the_producers_clocks() -> None:
+    sim = settled_simulation(16)
+
+    def ahead_s() -> float:
+        last = max(sim.workers, key=lambda worker: sim.registered[worker.name].version)
+        return sim.pace.clock_us / 1e6 - last.began_s
+
+    sim.run(60.0)
+    before_s = ahead_s()
+    sim.run(660.0)
+    # The fastest of the clocks gains up to 50 ppm, 30 ms in all.
+    assert ahead_s() - before_s < 0.06
+
+
+def test_one_stalled_read_does_not_drive_the_clock_forward() -> None:
+    slot_us = 66_000
+    policy = controller(freshness_s=0.0)
+    policy.pending(1, 10, 0.0)
+    view = View(10, Pace(slot_us, WINDOW_US, slot_us), {})
+    claim = policy.begin(view, 0.0)
+    assert claim is not None
+    policy.attempted(Outcome.LOST, 0.0, WINDOW_S)
+    # The read began at 1 s and shows a commit that landed a second later.
+    stalled = View(11, Pace(slot_us + 2_000_000, WINDOW_US, slot_us), {})
+    policy.begin(stalled, 1.0)
+    claims = [policy.begin(View(12, stalled.pace, {}), 3.0 + 0.1 * step) for step in range(20)]
+    clocks = [(claim.pace.clock_us, step) for step, claim in enumerate(claims) if claim]
+    assert clocks
+    for clock_us, step in clocks:
+        assert clock_us <= slot_us + 3_000_000 + 100_000 * step + WINDOW_US
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    ["steady", "bursts", "doubling", "halving", "window-x10", "heavy-tail", "freeze"],
+)
 def test_sixteen_producers_stay_within_the_bounds(scenario: str) -> None:
     result = bench.simulate("dac", bench.SCENARIOS[scenario], 16, 0, 0.1, 20)
     assert result.misses() == []
@@ -219,7 +254,7 @@ def test_sixty_four_producers_reach_one_attempt_a_commit() -> None:
     result = bench.simulate("dac", bench.SCENARIOS["steady"], 64, 0, 0.1, 10)
     assert result.misses() == []
     assert result.settled.attempts_per_commit < 1.1
-    assert result.settled.probes_per_commit < 1.0
+    assert result.settled.probes_per_commit < 1.25
 
 
 def test_immediate_retry_breaks_the_bound_that_the_controller_keeps() -> None:

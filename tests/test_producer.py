@@ -114,7 +114,7 @@ def test_publish_after_seal_says_so_and_opening_too(tmp_path: Path) -> None:
     stream.seal()
     stream.seal()
     with pytest.raises(bw.StreamSealed, match="sealed at step 1"):
-        producer.publish([tokens(1)] * 2).step()
+        producer.publish([tokens(1)] * 2, position=1).step()
     producer.close(flush=False)
     with pytest.raises(bw.StreamSealed):
         stream.producer("q")
@@ -134,7 +134,7 @@ def test_publish_blocks_on_pending_data_and_then_times_out(tmp_path: Path) -> No
     producer = Producer(Interposed(stream.table, stalled), "p", settings)
     publish_numbers(producer, 0, 3)
     with pytest.raises(bw.PendingLimit, match="3 batches"):
-        producer.publish([tokens(3)] * 2, timeout_s=0.2)
+        producer.publish([tokens(3)] * 2, position=3, timeout_s=0.2)
     with pytest.raises(bw.NotCommitted, match="3 batches of producer 'p'"):
         producer.flush(timeout_s=0.2)
     assert producer.pending == 3
@@ -150,13 +150,13 @@ def test_pending_data_is_bounded_in_bytes(tmp_path: Path) -> None:
     def lost(base: Head, change: Change) -> Outcome:
         return Lost() if change.added else stream.table.commit(base, change)
 
-    size = sum(np.asarray(tokens(0, rows=64)["tokens"]).nbytes for _ in range(2))
-    settings = bw.ProducerSettings(freshness_s=0.01, pending_bytes_max=int(size * 2.5))
+    noise = np.random.default_rng(0).integers(-(2**31), 2**31, (64, 64), dtype=np.int32)
+    settings = bw.ProducerSettings(freshness_s=0.01, pending_bytes_max=int(2 * noise.nbytes * 2.5))
     producer = Producer(Interposed(stream.table, lost), "p", settings)
-    for number in range(2):
-        producer.publish([tokens(number, rows=64)] * 2)
+    for _ in range(2):
+        producer.publish([{"tokens": noise}] * 2)
     with pytest.raises(bw.PendingLimit):
-        producer.publish([tokens(2, rows=64)] * 2, timeout_s=0.1)
+        producer.publish([{"tokens": noise}] * 2, timeout_s=0.1)
     producer.close(flush=False)
 
 
@@ -230,7 +230,6 @@ def test_an_exception_in_the_body_closes_without_committing_more(tmp_path: Path)
     stream = make_stream(tmp_path)
     settings = bw.ProducerSettings(freshness_s=1000)
 
-
     def fail_midway() -> None:
         with stream.producer("p", settings) as producer:
             producer.publish([tokens(1)] * 2)
@@ -258,3 +257,63 @@ def test_no_thread_is_left_after_close(tmp_path: Path) -> None:
         with stream.producer("p", QUICK) as producer:
             publish_numbers(producer, 0, 2)
     assert threading.active_count() == before
+
+
+def test_a_producer_that_has_a_position_gives_one_with_every_batch(tmp_path: Path) -> None:
+    """Else the next opener would start over and publish everything twice."""
+    stream = make_stream(tmp_path)
+    with stream.producer("p", QUICK) as producer:
+        publish_numbers(producer, 0, 2)
+        with pytest.raises(bw.InvalidBatch, match="has a position"):
+            producer.publish([tokens(2)] * 2)
+    with stream.producer("p", QUICK) as producer:
+        assert producer.position == 1
+        with pytest.raises(bw.InvalidBatch, match="has a position"):
+            producer.publish([tokens(2)] * 2)
+    assert numbers(stream) == [0, 1]
+
+
+def test_closing_after_an_unknown_outcome_reads_what_became_of_it(tmp_path: Path) -> None:
+    stream = make_stream(tmp_path)
+
+    def landed_unseen(base: Head, change: Change) -> Outcome:
+        outcome = stream.table.commit(base, change)
+        return Unknown(StoreUnavailable("the answer was lost")) if change.added else outcome
+
+    producer = Producer(Interposed(stream.table, landed_unseen), "p", QUICK)
+    receipt = producer.publish([tokens(1)] * 2, position=7)
+    for _ in range(500):
+        if stream.head().next_step:
+            break
+        threading.Event().wait(0.01)
+    producer.close(flush=False)
+    assert receipt.step() == 0
+    assert producer.position == 7
+
+
+def test_a_publish_that_cannot_start_leaves_no_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = make_stream(tmp_path)
+    with stream.producer("p", QUICK) as producer:
+        producer.publish([tokens(0)] * 2).step()
+        with monkeypatch.context() as patch:
+            patch.setattr(producer._pool, "submit", _no_thread)
+            with pytest.raises(bw.PendingLimit, match="publish again"):
+                producer.publish([tokens(1)] * 2)
+        assert producer.publish([tokens(1)] * 2).step() == 1
+    assert numbers(stream) == [0, 1]
+
+
+def _no_thread(*_: Any) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_settings_are_checked_before_anybody_is_fenced(tmp_path: Path) -> None:
+    stream = make_stream(tmp_path)
+    with stream.producer("p", QUICK) as producer:
+        for bad in ({"freshness_s": 7200}, {"upload_threads": 2.5}, {"pending_batches_max": 0.5}):
+            with pytest.raises(bw.InvalidSettings):
+                bw.ProducerSettings(**bad)  # type: ignore[arg-type]
+        producer.publish([tokens(1)] * 2).step()
+    assert stream.head().producers["p"].generation == 1

@@ -1,10 +1,12 @@
 """A discrete-event model of producers that commit to one table.
 
-What is modelled: each producer publishes batches, its policy says when to try, an attempt reads
-the head, writes for one commit window and ends in a compare-and-swap that succeeds only if the
-table's version did not move in between.  A commit carries all that was pending when the attempt
-began.  Every producer has a monotonic clock of its own (random origin, drift up to 50 ppm), so
-that nothing in a policy can lean on a common clock.
+What is modelled: each producer publishes batches, its policy says when to try, and an attempt
+takes one commit window: it reads the head (a third), writes, and does a compare-and-swap that
+succeeds only if the table's version did not move since the read, and is answered a tenth of the
+window later.  As in the producer, the policy is told when the read began, not when it ended.  A
+commit carries all that was pending when the head was read.  Every producer has a monotonic clock
+of its own (random origin, drift up to 50 ppm), so that nothing in a policy can lean on a common
+clock.
 
 What is left out: uploads, cost that grows with metadata, and commits whose outcome is unknown.
 The batches of a busy producer are generated lazily (at its next event), which is exact because
@@ -23,6 +25,9 @@ from dataclasses import dataclass, field
 from batchweave.dac import Claim, CommitPolicy, Outcome, Pace, View
 
 PROBE_SHARE = 0.1
+# With a `read_share` of zero reads and answers take no time, but a probe its share of a window.
+READ_SHARE = 1.0 / 3.0
+ANSWER_SHARE = 0.1
 CLOCK_ORIGIN_S_MAX = 1e5
 CLOCK_DRIFT_MAX = 5e-5
 PUBLISH_JITTER = 0.1
@@ -59,6 +64,8 @@ class Worker:
     pending: deque[float] = field(default_factory=deque)
     carried: int = 0
     base_version: int = 0
+    took_s: float = 0.0
+    won: bool = False
     began_s: float = 0.0
     claim: Claim | None = None
     commits: list[float] = field(default_factory=list)
@@ -93,12 +100,18 @@ class Simulation:
     """The table, its producers and the event queue."""
 
     def __init__(
-        self, policy_factory: PolicyFactory, seed: int, window_s: float = 0.05, jitter: float = 0.2
+        self,
+        policy_factory: PolicyFactory,
+        seed: int,
+        window_s: float = 0.05,
+        jitter: float = 0.2,
+        read_share: float = READ_SHARE,
     ) -> None:
         self.rng = random.Random(seed)
         self.policy_factory = policy_factory
         self.window_s = window_s
         self.jitter = jitter
+        self.read_share = read_share
         self.stall_share = 0.0
         self.batches_each = 1
         self.interval_s = 1.0
@@ -220,20 +233,32 @@ class Simulation:
         self._fill(worker)
         oldest_s = worker.local_s(worker.pending[0]) if worker.pending else None
         worker.policy.pending(len(worker.pending), len(worker.pending), oldest_s)
-        view = View(self.version, self.pace, self.registered)
-        worker.claim = worker.policy.begin(view, worker.local_s(self.now_s))
         worker.busy = True
         worker.ticket += 1
-        if worker.claim is None:
-            end_s = self.now_s + PROBE_SHARE * self._duration_s(worker)
-            self.probe_ends_s.append(end_s)
-            self._push(end_s, self._on_probed, worker, worker.ticket)
-            return
         worker.began_s = self.now_s
+        worker.took_s = self._duration_s(worker)
+        if self.read_share > 0.0:
+            end_s = self.now_s + self.read_share * worker.took_s
+            self._push(end_s, self._on_read, worker, worker.ticket)
+        else:
+            self._on_read(worker, worker.ticket)
+
+    def _on_read(self, worker: Worker, ticket: int) -> None:
+        """The head as it is at the end of the read; the policy is told when the read began."""
+        if ticket != worker.ticket:
+            return
+        view = View(self.version, self.pace, self.registered)
+        worker.claim = worker.policy.begin(view, worker.local_s(worker.began_s))
         worker.base_version = self.version
+        if worker.claim is None:
+            probe_s = 0.0 if self.read_share > 0.0 else PROBE_SHARE * worker.took_s
+            self.probe_ends_s.append(self.now_s + probe_s)
+            self._push(self.now_s + probe_s, self._on_probed, worker, worker.ticket)
+            return
         worker.carried = len(worker.pending)
-        end_s = self.now_s + self._duration_s(worker)
-        self._push(end_s, self._on_swap, worker, worker.ticket)
+        answer_share = ANSWER_SHARE if self.read_share > 0.0 else 0.0
+        swap_s = worker.began_s + (1.0 - answer_share) * worker.took_s
+        self._push(max(self.now_s, swap_s), self._on_swap, worker, worker.ticket)
 
     def _on_probed(self, worker: Worker, ticket: int) -> None:
         if ticket == worker.ticket:
@@ -243,13 +268,22 @@ class Simulation:
     def _on_swap(self, worker: Worker, ticket: int) -> None:
         if ticket != worker.ticket:
             return
+        worker.won = self.version == worker.base_version
+        if worker.won:
+            self._commit(worker)
+        if self.read_share > 0.0:
+            answered_s = max(self.now_s, worker.began_s + worker.took_s)
+            self._push(answered_s, self._on_answer, worker, ticket)
+        else:
+            self._on_answer(worker, ticket)
+
+    def _on_answer(self, worker: Worker, ticket: int) -> None:
+        if ticket != worker.ticket:
+            return
         worker.busy = False
         self.attempt_ends_s.append(self.now_s)
-        won = self.version == worker.base_version
-        if won:
-            self._commit(worker)
         worker.policy.attempted(
-            Outcome.COMMITTED if won else Outcome.LOST,
+            Outcome.COMMITTED if worker.won else Outcome.LOST,
             worker.local_s(worker.began_s),
             worker.local_s(self.now_s),
         )
