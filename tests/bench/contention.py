@@ -50,6 +50,9 @@ from batchweave.parquet import encode
 from batchweave.producer import Producer
 from batchweave.session import Session, Staged
 from batchweave.table import Change, Committed, Head, Outcome, Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from tests.servers import seaweed
 from tests.servers.proxy import Proxy
 

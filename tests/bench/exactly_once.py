@@ -31,6 +31,9 @@ import pyarrow as pa
 
 import batchweave as bw
 from batchweave.batch import position_from_text
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from tests.servers.proxy import Proxy
 from tests.servers.seaweed import S3Server, running
 

@@ -39,8 +39,7 @@ Slices: TypeAlias = list[dict[str, npt.NDArray[np.int32]]]
 def make_batch(random: np.random.Generator) -> Slices:
     """64 x 4,096 tokens of a 50,000-word vocabulary over 8 slices."""
     return [
-        {"tokens": random.integers(0, 50_000, (ROWS, WIDTH), dtype=np.int32)}
-        for _ in range(SLICES)
+        {"tokens": random.integers(0, 50_000, (ROWS, WIDTH), dtype=np.int32)} for _ in range(SLICES)
     ]
 
 
