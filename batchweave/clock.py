@@ -43,12 +43,13 @@ def exiting() -> bool:
     """Whether the interpreter is on its way out and waits for the threads of pools to end.
 
     It refuses new work to any pool from then on, which is how a thread that pauses in one can tell.
+    That no thread can be started is another error, and no sign of it.
     """
     try:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(bool)
-    except RuntimeError:
-        return True
+    except RuntimeError as error:
+        return "shutdown" in str(error)
     return False
 
 

@@ -10,12 +10,13 @@ batch.
 from __future__ import annotations
 
 import itertools
+import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pyarrow as pa
 
@@ -27,8 +28,10 @@ from batchweave.errors import (
     ObjectNotFound,
     SchemaMismatch,
     StepReclaimed,
+    StoreDenied,
     StoreUnavailable,
     StreamCorrupted,
+    StreamError,
 )
 from batchweave.mesh import Share
 from batchweave.parquet import SliceData, decode, spans
@@ -50,9 +53,12 @@ T = TypeVar("T")
 class Reader:
     """An iterator of `Batch` in step order. Close it, or use ``with``, to stop its threads.
 
-    Ends at ``stop``, at the end of a sealed stream, or at the head unless ``follow``.
+    Ends at ``stop``, at the end of a sealed stream, or at the head unless ``follow``; a reader that
+    was closed ends too. One that failed is closed, and raises its failure again at every call.
+    One thread takes the batches; any thread may close.
 
     Raises:
+        InvalidInput: ``start`` or ``stop`` is not a whole number, or the range runs backwards.
         StepReclaimed: a step of the range is below the watermark.
         StoreUnavailable: the store failed for longer than ``store_timeout_s``.
         StreamCorrupted: the table or a file contradicts itself.
@@ -70,6 +76,8 @@ class Reader:
         settings: ReaderSettings | None = None,
         clock: Clock | None = None,
     ) -> None:
+        start = whole_number(start, "start")
+        stop = None if stop is None else whole_number(stop, "stop")
         if start < 0 or (stop is not None and stop < start):
             raise InvalidInput(f"steps are read from 0 up, got start={start}, stop={stop}")
         self._columns = _checked_columns(columns, table.schema)
@@ -86,12 +94,13 @@ class Reader:
         self._ready_bytes = 0
         self._looking = False
         self._ended = False
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._closed = False
         self._head = table.head()
         check_watermark(self._head, start, table.name)
         self._entries: Iterator[BatchEntry] = iter(())
         self._looked_to = start
+        self._failing_since_s: float | None = None
         self._pool = ThreadPoolExecutor(
             self._settings.prefetch_batches + 1,  # one to look ahead
             thread_name_prefix="batchweave-read",
@@ -114,26 +123,50 @@ class Reader:
         return self
 
     def __next__(self) -> Batch:
+        entry, size, future = self._oldest()
+        try:
+            batch = future.result()
+            self._hand_out(entry, size)
+        except Exception as error:  # noqa: BLE001 - raised again, whatever it is
+            self._give_up(error)
+        return batch
+
+    def _oldest(self) -> tuple[BatchEntry, int, Future[Batch]]:
+        """Wait for the next step to be on its way; raises what ended the reader."""
         with self._changed:
-            while not self._ready:
-                if self._failure is not None:
-                    raise self._failure
+            while not self._ready and self._failure is None:
                 if self._ended or self._closed:
                     raise StopIteration
                 self._changed.wait()
-            entry, size, future = self._ready[0]
-        try:
-            batch = future.result()
-        except BaseException:
-            self.close()
-            raise
+            if self._ready:
+                return self._ready[0]
+            failure = self._failure
+        assert failure is not None
+        self.close()
+        raise failure
+
+    def _hand_out(self, entry: BatchEntry, size: int) -> None:
+        """Move on by one step: the one that is due, or `StreamCorrupted`."""
         with self._changed:
-            if self._ready and self._ready[0][2] is future:
+            if entry.step != self._next_step:
+                raise StreamCorrupted(
+                    f"step {entry.step} of {self._table.name} came where step {self._next_step} "
+                    "is due"
+                )
+            if self._ready:  # else closed meanwhile
                 self._ready.popleft()
                 self._ready_bytes -= size
-            self._next_step = entry.step + 1
             self._fill()
-        return batch
+            self._next_step = entry.step + 1
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        """Close and raise; where somebody closed the reader under the caller, just end."""
+        with self._changed:
+            if self._closed and isinstance(error, (CancelledError, StoreUnavailable)):
+                raise StopIteration from None
+            self._failure = error
+        self.close()
+        raise error
 
     def close(self) -> None:
         """Stop the threads. Closing twice is closing once; `next_step` stays readable."""
@@ -166,35 +199,66 @@ class Reader:
     # -- looking ahead ---------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Start what there is room for. Holds the condition."""
+        """Start what there is room for; `__next__` tells of a failure. Holds the condition."""
         if self._closed:
             return
+        try:
+            self._start_fetches()
+            idle = not (self._looking or self._ended or self._failure)
+            if idle and len(self._known) < KNOWN_MIN:
+                self._pool.submit(self._look)
+                self._looking = True
+        except Exception as error:  # noqa: BLE001 - handed to the caller, whatever it is
+            refused = isinstance(error, RuntimeError) and exiting()
+            self._fail(self._exit_error() if refused else error)
+
+    def _start_fetches(self) -> None:
+        """Fetch known steps while there is room; one that could not be started stays known."""
         while self._known and self._has_room(size := self._size(self._known[0])):
-            entry = self._known.popleft()
+            entry = self._known[0]
             future = self._pool.submit(self._retried, lambda entry=entry: self._fetch(entry))
+            self._known.popleft()
             self._ready.append((entry, size, future))
             self._ready_bytes += size
-        idle = not (self._looking or self._ended or self._failure)
-        if idle and len(self._known) < KNOWN_MIN:
-            self._looking = True
-            self._pool.submit(self._look)
 
     def _look(self) -> None:
         """Take the next steps from the metadata; waits for them if there are none yet."""
         found: list[BatchEntry] = []
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
-            while not (found or self._stopped() or self._at_end()):
+            while not (found or self._failure or self._stopped() or self._at_end()):
                 found = self._next_entries()
-        except Exception as error:  # noqa: BLE001 - handed to the caller, whatever it is
+        except BaseException as error:  # noqa: BLE001 - as is; nobody reads this thread's future
             failure = error
         with self._changed:
-            self._looking = False
+            try:
+                self._looked(found, failure)
+            except BaseException as error:  # noqa: BLE001
+                self._fail(error)
+            finally:
+                self._changed.notify_all()
+
+    def _looked(self, found: list[BatchEntry], failure: BaseException | None) -> None:
+        """Go on with what a look brought. Holds the condition."""
+        self._looking = False
+        self._known.extend(found)
+        if failure is not None:
+            self._fail(failure)
+        elif not found:
+            self._ended = self._at_end()
+            if not self._ended:
+                self._fail(self._exit_error())
+        self._fill()
+
+    def _fail(self, failure: BaseException) -> None:
+        """Keep the first failure for the caller. Closed, nothing is one. Holds the condition."""
+        if self._failure is None and not self._closed:
             self._failure = failure
-            self._known.extend(found)
-            self._ended = not found
-            self._fill()
-            self._changed.notify_all()
+
+    def _exit_error(self) -> StreamError:
+        return StreamError(
+            f"reading {self._table.name} stopped before its end: the program is exiting"
+        )
 
     def _next_entries(self) -> list[BatchEntry]:
         """Up to `KNOWN_MAX` steps of the head known; if it has no more, a newer head's."""
@@ -203,10 +267,11 @@ class Reader:
         except (ObjectNotFound, FileNotFoundError):
             self._renew_head()  # the head's metadata was cleaned up while we read
             found = []
-        except StoreUnavailable:
-            self._retried(self._table.head)
+        except StoreUnavailable as error:
+            self._wait_out(error)
             found = []
         if found:
+            self._failing_since_s = None
             self._looked_to = found[-1].step + 1
             return found
         if self._looked_to >= self._head.state.next_step:
@@ -215,6 +280,16 @@ class Reader:
         check_watermark(self._head, self._looked_to, self._table.name)
         self._entries = self._table.entries(self._head, self._looked_to, self._end())
         return []
+
+    def _wait_out(self, error: StoreUnavailable) -> None:
+        """Pause before metadata is read again; raise after ``store_timeout_s`` without progress."""
+        now_s = self._clock.monotonic_s()
+        if self._failing_since_s is None:
+            self._failing_since_s = now_s
+        failing_s = now_s - self._failing_since_s
+        if self._stopped() or failing_s > self._settings.store_timeout_s:
+            raise error
+        self._pause(RETRY_WAIT_S)
 
     def _end(self) -> int:
         known = self._head.state.next_step
@@ -300,13 +375,22 @@ def _source(table: Table, part: Part, wanted: list[int]) -> Any:
     """What to decode from: the file itself where it is local, else its ranges, fetched at once."""
     local = table.objects.local_file(part.path)
     if local is not None:
-        try:
-            return pa.OSFile(local)
-        except FileNotFoundError:
-            raise ObjectNotFound(f"no object at {part.path!r}") from None
+        return _opened(local, part.path)
     needed = _requests(part, wanted)
     fetched = table.objects.get_ranges(part.path, needed)
     return {start: data for (start, _), data in zip(needed, fetched, strict=True)}
+
+
+def _opened(local: str, path: str) -> Any:
+    """The open file; what the system says against it is told in the store's errors."""
+    try:
+        return pa.OSFile(local)
+    except FileNotFoundError:
+        raise ObjectNotFound(f"no object at {path!r}") from None
+    except (PermissionError, NotADirectoryError) as error:
+        raise StoreDenied(f"the store refused {path!r}: {error}") from error
+    except OSError as error:
+        raise StoreUnavailable(f"the store failed on {path!r}: {error}") from error
 
 
 def wanted_parts(entry: BatchEntry, slices: Sequence[int]) -> Iterator[tuple[Part, list[int]]]:
@@ -361,6 +445,16 @@ def check_watermark(head: Head, step: int, name: str) -> None:
             f"step {step} of {name} was reclaimed: its data is kept from step "
             f"{head.state.watermark} on"
         )
+
+
+def whole_number(value: Any, what: str, error: type[InvalidInput] = InvalidInput) -> int:
+    """The value as an int; raises ``error``, which names it, unless it is a whole number."""
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise error(f"{what} is a whole number, got {value!r}")
 
 
 def _checked_columns(columns: Sequence[str] | None, schema: pa.Schema) -> list[str] | None:

@@ -5,16 +5,17 @@ Imports: everything before it in the core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from batchweave.clock import Clock, SystemClock
 from batchweave.commit import commit
+from batchweave.errors import InvalidMesh
 from batchweave.mesh import Mesh, Share
 from batchweave.producer import Producer
-from batchweave.reader import Reader
+from batchweave.reader import Reader, whole_number
 from batchweave.settings import ProducerSettings, ReaderSettings
 from batchweave.state import StreamState, seal
 from batchweave.table import BatchEntry, Change, Head, Table
@@ -82,7 +83,8 @@ class Stream:
         `Share` (`Mesh.share`) to read what a rank of a given world size reads.
 
         Raises:
-            InvalidMesh: no such slice.
+            InvalidMesh: no such slice, none at all, or one twice.
+            InvalidInput: ``start`` or ``stop`` is not a step.
             StepReclaimed: the data of ``start`` is gone.
         """
         return Reader(
@@ -127,13 +129,22 @@ class Stream:
             share = wanted
         elif wanted is None:
             share = Share(tuple(range(self.mesh.slices)))
-        elif isinstance(wanted, int):
-            share = Share((wanted,))
         else:
-            share = Share(tuple(wanted))
+            share = Share(
+                tuple(whole_number(index, "a slice", InvalidMesh) for index in _each(wanted))
+            )
+        if not share.slices or len(set(share.slices)) < len(share.slices):
+            raise InvalidMesh(f"give at least one slice, and each once, got {wanted!r}")
         for index in share.slices:
             self.mesh.check_slice(index)
         return share
 
     def __repr__(self) -> str:
         return f"Stream({self.name!r}, {self.mesh})"
+
+
+def _each(wanted: int | Sequence[int]) -> Iterable[Any]:
+    """The slices asked for, unchecked: text is one wrong slice, not several characters."""
+    if isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes)):
+        return wanted
+    return (wanted,)

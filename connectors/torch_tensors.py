@@ -9,7 +9,16 @@ import ctypes
 from typing import Any
 
 import numpy as np
-import torch
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ModuleNotFoundError(
+        "batchweave.connectors.torch_tensors needs PyTorch: pip install 'batchweave[torch]'",
+        name="torch",
+    ) from error
 
 from batchweave.batch import Batch
 from batchweave.columns import column_buffer, table_to_numpy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 collect_ignore = ["bench"]  # measures, and is not part of the tests
 
@@ -17,7 +17,12 @@ os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 # Slow is not wrong: the per-test time limit catches what hangs.
-settings.register_profile("batchweave", deadline=None, print_blob=True)
+settings.register_profile(
+    "batchweave",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("batchweave")
 
 pytest_plugins = ["tests.servers.fixtures"]

@@ -207,7 +207,10 @@ def test_describe_tells_head_producers_size_and_last_batches(shared: str) -> Non
     assert found["size"]["rows"] == STEPS * 4
     assert found["size"]["bytes"] == sum(one.bytes for one in stream.batches())
     assert [one["step"] for one in found["last_batches"]] == list(range(STEPS))[-5:]
+    assert producer["position"] == STEPS - 1
     text = call("describe", "demo.tokens", "--warehouse", shared).stdout
+    assert "position" in text
+    assert "checkpoints" not in text
     for part in ("list<int32>", "tokenizer-0", stream.head().chain, f"{STEPS} batches"):
         assert part in text
 
@@ -324,6 +327,13 @@ def test_a_wrong_query_is_the_users_mistake(shared: str, query: str) -> None:
     assert "Traceback" not in result.output
 
 
+def test_sql_takes_one_statement_and_tells_a_file_from_a_mistake(shared: str) -> None:
+    two = call("sql", "demo.tokens", "select 1; select 2", "--warehouse", shared)
+    assert (two.exit_code, "2 statements" in two.stderr) == (2, True)
+    gone = call("sql", "demo.tokens", "from read_csv('/nowhere.csv')", "--warehouse", shared)
+    assert gone.exit_code == 1
+
+
 # -- seal and drop -----------------------------------------------------------------------------
 
 
@@ -341,7 +351,8 @@ def test_drop_asks_and_removes_everything(warehouse: str) -> None:
     base = ["drop", "demo.tokens", "--warehouse", warehouse]
     assert call(*base, input="n\n").exit_code == 130
     unasked = call(*base)
-    assert (unasked.exit_code, "give --yes" in unasked.stderr) == (2, True)
+    assert (unasked.exit_code, len(unasked.stderr.splitlines())) == (2, 2)
+    assert "give --yes" in unasked.stderr
     assert bw.load_catalog("x", warehouse=warehouse).list_streams() == ["demo.tokens"]
     assert call(*base, "--yes").exit_code == 0
     assert bw.load_catalog("x", warehouse=warehouse).list_streams() == []
@@ -394,6 +405,7 @@ def test_a_name_that_is_not_there_meets_its_like(shared: str) -> None:
             "error: there is no stream 'demo.tokns' in catalog 'default'",
             "hint: did you mean demo.tokens?",
         ]
+    assert "did you mean" not in call("describe", "demo.nosuch", "--warehouse", shared).stderr
     assert "`batchweave ls`" in call("describe", "x.y", "--warehouse", shared).stderr
 
 

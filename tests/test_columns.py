@@ -1181,3 +1181,56 @@ def test_a_tensor_that_does_not_fit_is_refused(
 
 def test_all_public_names_have_a_docstring() -> None:
     assert all(getattr(columns, name).__doc__ for name in columns.__all__)
+
+
+# -- without pandas ----------------------------------------------------------------------------
+
+WITHOUT_PANDAS = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "pandas":
+            raise ModuleNotFoundError("No module named 'pandas'", name="pandas")
+
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+import pyarrow as pa
+from batchweave.columns import (
+    from_storage, slice_to_table, table_to_numpy, to_storage,
+)
+
+NAMES = [f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)]
+NAMES += ["float16", "float32", "float64", "bool"]
+LEAVES = [(name, getattr(pa, name)() if name != "bool" else pa.bool_()) for name in NAMES]
+TIMES = [(f"datetime64[{unit}]", pa.timestamp(unit)) for unit in ("s", "ms", "us", "ns")]
+ENCODED = pa.run_end_encoded(pa.int16(), pa.int64())
+for name, leaf in LEAVES + TIMES:
+    grid = np.arange(6).astype(name).reshape(3, 2)
+    plain = [[1], [], None] if leaf != pa.bool_() else [[True], [], None]
+    fields = [pa.field("grid", pa.list_(leaf)), pa.field("ragged", pa.list_(leaf))]
+    data = {"grid": grid, "ragged": [grid[0], grid[0][:1], grid[0][:0]]}
+    if (name, leaf) in LEAVES:
+        fields.append(pa.field("plain", pa.list_(leaf)))
+        data["plain"] = plain
+    fields.append(pa.field("runs", ENCODED))
+    data["runs"] = [5, 5, 6]
+    schema = pa.schema(fields)
+    table, arrays = slice_to_table(data, schema, where="slice 0")
+    table = from_storage(to_storage(table, schema), schema)
+    found = table_to_numpy(table, arrays)
+    assert found["grid"].dtype == grid.dtype and (found["grid"] == grid).all(), name
+    assert [len(one) for one in found["ragged"]] == [2, 1, 0], name
+    if "plain" in data:
+        assert table["plain"].to_pylist() == plain, name
+assert "pandas" not in sys.modules
+print("ok")
+"""
+
+
+def test_arrays_and_lists_need_no_pandas() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PANDAS],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.stdout == "ok\n", result.stderr

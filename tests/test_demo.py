@@ -32,10 +32,11 @@ from batchweave.demo.corpus import (
     make_plan,
     to_table,
 )
-from batchweave.demo.kills import plan_kills
-from batchweave.demo.producer import produce
-from batchweave.demo.proof import Proof, prove
+from batchweave.demo.kills import Kill, plan_kills
+from batchweave.demo.producer import produce, settings
+from batchweave.demo.proof import Claim, Proof, prove
 from batchweave.demo.reader import Line, consume, read_log
+from batchweave.demo.verdict import tell
 from batchweave.errors import InvalidInput
 
 SIZES = [0, 1, 4095, 4096, 4097, 8192, 20_000, 33_333, 50_001, 60_000, 70_000, 9, 30_000]
@@ -134,6 +135,31 @@ def test_kills_fall_into_the_middle_for_every_seed() -> None:
         for kill in plan_kills(plan, seed):
             assert 0 < kill.at < kill.total - CHUNKS_PER_BATCH // 2
     assert plan_kills(plan, 7) == plan_kills(plan, 7)
+
+
+def test_a_producer_is_killed_only_between_its_first_commit_and_its_last() -> None:
+    kill = Kill("producer-0", at=3, total=9)
+    for published, pending, due in ((2, 1, False), (3, 3, False), (4, 0, False), (4, 2, True)):
+        assert kill.is_due({"sequence": published - 1, "pending": pending}) is due
+    plan = make_plan(steps=24)
+    for total in map(len, map(batch_chunks, plan.shares)):
+        assert settings(total).pending_batches_max < total // 2
+    kill.take_back(plan, {"generation": 2, "position": {"file": len(plan.shares[0]), "offset": 0}})
+    assert kill.back == "generation 2 finds nothing left to do"
+    assert kill.unproven == "it was killed after all of its work was done"
+    kill.take_back(plan, {"generation": 2, "position": {"file": 1, "offset": 4096}})
+    assert kill.unproven == ""
+
+
+def test_a_kill_that_came_too_late_is_no_failed_proof(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tell(Proof(steps=9, claims=[Claim("killed", unproven=["rank-1: it was done"])]))
+    shown = capsys.readouterr()
+    assert "nothing is proven about restarts" in shown.out
+    assert "FAILED" not in shown.out + shown.err
+    tell(Proof(claims=[Claim("chunks", ["one is missing"])]))
+    assert "PROOF FAILED: 1 finding, " in capsys.readouterr().out
 
 
 # -- the proof holds ---------------------------------------------------------------------------
@@ -359,3 +385,14 @@ def test_a_warehouse_that_is_given_is_kept(tmp_path: Path) -> None:
     assert again.returncode == 1
     assert "demo.stdlib exists already" in again.stderr
     shutil.rmtree(warehouse)
+
+
+def test_a_demo_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = subprocess.run(
+        [*DEMO, "--warehouse", str(tmp_path / "file")],
+        capture_output=True, text=True, timeout=60, env=environment(tmp_path), check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: the warehouse must be a folder; ")
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -25,6 +25,13 @@ OUTAGE = (
     "ObstoreObjects.create = down\n"
     "publish_numbers(p, 0, 3)\n"
 )
+THREAD = (
+    "import threading\n"
+    "def rest():\n"
+    "    try: print(list(r))\n"
+    "    except Exception as error: print(type(error).__name__)\n"
+    "threading.Thread(target=rest).start()\n"
+)
 WAIT = "print('waiting', flush=True)\nnext(r)\n"
 
 
@@ -56,3 +63,10 @@ def test_ctrl_c_ends_a_reader_that_waits_for_the_next_step(tmp_path: Path) -> No
     _, errors = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGINT
     assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_thread_that_reads_while_the_program_ends_is_told(tmp_path: Path) -> None:
+    process = start(FOLLOW + THREAD, tmp_path)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert out == "StreamError\n"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,10 @@ import pyarrow as pa
 import pytest
 
 import batchweave as bw
+from batchweave.clock import exiting
+from batchweave.errors import StoreDenied, StoreUnavailable
+from batchweave.reader import Reader
+from batchweave.table import BatchEntry
 from tests.streams import QUICK, TOKENS, make_stream, numbers, publish_numbers, tokens
 
 
@@ -111,7 +118,7 @@ def test_a_reader_far_behind_survives_that_its_metadata_is_cleaned_up(tmp_path: 
         reader = stream.read(slice=0, follow=True, settings=bw.ReaderSettings(poll_interval_s=0.01))
         assert next(reader).step == 0
         for number in range(3, 200):  # a commit each: far more versions than are kept
-            producer.publish([tokens(number)] * 2).step()
+            producer.publish([tokens(number)] * 2, position=number).step()
     stream.seal()
     assert [batch.step for batch in reader] == list(range(1, 200))
 
@@ -204,6 +211,246 @@ def test_arrays_keep_shape_and_dtype(tmp_path: Path) -> None:
 def test_an_empty_stream_reads_as_nothing(tmp_path: Path) -> None:
     stream = make_stream(tmp_path, schema=TOKENS)
     assert numbers(stream) == []
+
+
+NO_THREAD = "can't start new thread"
+
+
+def no_thread(*_: Any, **__: Any) -> Any:
+    raise RuntimeError(NO_THREAD)
+
+
+@pytest.mark.parametrize("works", range(8))
+def test_no_step_is_lost_where_no_thread_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: int
+) -> None:
+    stream = wide_stream(tmp_path, slices=2, steps=6)
+
+    class Exhausted(ThreadPoolExecutor):
+        left = works
+
+        def submit(self, *call: Any, **more: Any) -> Any:
+            self.left -= 1
+            return no_thread() if self.left == -1 else super().submit(*call, **more)
+
+    monkeypatch.setattr("batchweave.reader.ThreadPoolExecutor", Exhausted)
+    reader = stream.read(slice=0, settings=bw.ReaderSettings(prefetch_batches=2))
+    steps, error = in_time(lambda: steps_until_it_ends(reader))
+    assert steps == list(range(len(steps)))
+    assert reader.next_step == len(steps)
+    assert isinstance(error, RuntimeError), "it ended as if all had been read"
+    assert str(error) == NO_THREAD
+
+
+def test_what_goes_wrong_while_looking_ahead_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = wide_stream(tmp_path, slices=2, steps=6)
+    size = Reader._size
+
+    def broken(reader: Reader, entry: BatchEntry) -> int:
+        if entry.step == 0:
+            raise IndexError("no such column")
+        return size(reader, entry)
+
+    monkeypatch.setattr(Reader, "_size", broken)
+    steps, error = in_time(lambda: steps_until_it_ends(stream.read(slice=0)))
+    assert steps == []
+    assert isinstance(error, IndexError)
+
+
+def test_a_step_out_of_order_is_never_handed_out(tmp_path: Path) -> None:
+    stream = wide_stream(tmp_path, slices=2, steps=6)
+    reader = stream.read(slice=0, settings=bw.ReaderSettings(prefetch_batches=1))
+    wait_until(lambda: len(reader._known) == 5)
+    reader._known.popleft()
+    assert next(reader).step == 0
+    for _ in range(2):
+        with pytest.raises(bw.StreamCorrupted, match=r"step 2 .* where step 1 is due"):
+            next(reader)
+    assert reader.next_step == 1
+
+
+def test_only_the_end_of_the_program_is_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not exiting()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        assert not exiting()
+
+    def refused(*_: Any) -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refused)
+    assert exiting()
+
+
+def test_a_reader_that_the_end_of_the_program_stops_does_not_end_as_if_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = wide_stream(tmp_path, slices=2, steps=2)
+    monkeypatch.setattr("batchweave.reader.exiting", lambda: True)
+    reader = stream.read(slice=0)
+    for _ in range(2):
+        with pytest.raises(bw.StreamError, match="the program is exiting"):
+            next(reader)
+
+
+class Metadata:
+    """Reads of a stream's metadata: the first ``failing`` fail, after one entry. Heads work."""
+
+    def __init__(self, stream: bw.Stream, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+        self.reads = 0
+        entries = stream.table.entries
+
+        def read(*range_: Any) -> Iterator[BatchEntry]:
+            self.reads += 1
+            for entry in entries(*range_):
+                if self.reads <= failing:
+                    raise StoreUnavailable("down")
+                yield entry
+
+        monkeypatch.setattr(stream.table, "entries", read, raising=True)
+
+
+def test_metadata_that_cannot_be_read_is_tried_again_with_pauses_and_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = wide_stream(tmp_path, slices=2, steps=3)
+    metadata = Metadata(stream, monkeypatch, failing=1_000_000)
+    settings = bw.ReaderSettings(store_timeout_s=0.5)
+    reader = stream.read(slice=0, settings=settings)
+    steps, error = in_time(lambda: steps_until_it_ends(reader))
+    assert steps == []
+    assert isinstance(error, StoreUnavailable)
+    assert 2 <= metadata.reads <= 5
+
+
+def test_metadata_that_can_be_read_again_is_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = wide_stream(tmp_path, slices=2, steps=3)
+    metadata = Metadata(stream, monkeypatch, failing=2)
+    began_s = time.monotonic()
+    assert [batch.step for batch in stream.read(slice=0)] == [0, 1, 2]
+    assert metadata.reads == 3
+    assert time.monotonic() - began_s >= 0.4
+
+
+def test_a_failure_is_raised_again_at_every_call(tmp_path: Path) -> None:
+    stream = wide_stream(tmp_path, slices=2, steps=3)
+    for file in (tmp_path / "demo" / "tokens" / "data").rglob("*.parquet"):
+        file.unlink()
+    with stream.read(slice=0) as reader:
+        for _ in range(3):
+            with pytest.raises(bw.StreamCorrupted, match="step 0"):
+                next(reader)
+    with pytest.raises(bw.StreamCorrupted, match="step 0"):
+        next(reader)
+
+
+def test_closing_ends_a_call_that_waits_for_a_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = wide_stream(tmp_path, slices=2, steps=3)
+    # One thread, which the look for a fourth step keeps: the fetch of step 1 never begins.
+    monkeypatch.setattr("batchweave.reader.ThreadPoolExecutor", lambda *_, **__: one_thread())
+    settings = bw.ReaderSettings(prefetch_batches=1, poll_interval_s=0.02)
+    reader = stream.read(slice=0, follow=True, settings=settings)
+    assert next(reader).step == 0
+    threading.Timer(0.2, reader.close).start()
+    assert in_time(lambda: steps_until_it_ends(reader)) == ([], None)
+
+
+def one_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1)
+
+
+def test_closing_ends_a_call_that_waits_for_a_store_that_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = wide_stream(tmp_path, slices=2, steps=3)
+
+    def down(*_: Any) -> Any:
+        raise StoreUnavailable("down")
+
+    monkeypatch.setattr("batchweave.reader.fetch_slices", down)
+    reader = stream.read(slice=0)
+    threading.Timer(0.2, reader.close).start()
+    assert in_time(lambda: steps_until_it_ends(reader)) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("0", "a slice is a whole number, got '0'"),
+        (True, "a slice is a whole number, got True"),
+        (0.5, r"a slice is a whole number, got 0\.5"),
+        ([0, "1"], "a slice is a whole number, got '1'"),
+        ([0, 0], r"each once, got \[0, 0\]"),
+        ([], r"at least one slice.*got \[\]"),
+        ([0, 2], "slices 0 to 1, asked for 2"),
+    ],
+)
+def test_slices_that_are_none_are_refused_by_name(
+    tmp_path: Path, wanted: Any, message: str
+) -> None:
+    with pytest.raises(bw.InvalidMesh, match=message):
+        make_stream(tmp_path).read(slice=wanted)
+
+
+@pytest.mark.parametrize("value", ["3", 1.5, True])
+@pytest.mark.parametrize("end", ["start", "stop"])
+def test_steps_that_are_none_are_refused_by_name(tmp_path: Path, end: str, value: Any) -> None:
+    with pytest.raises(bw.InvalidInput, match=f"{end} is a whole number, got {value!r}"):
+        make_stream(tmp_path).read(slice=0, **{end: value})
+
+
+def test_numbers_of_numpy_are_slices_and_steps(tmp_path: Path) -> None:
+    stream = wide_stream(tmp_path, slices=2, steps=3)
+    for wanted in (np.int64(1), np.array([1])):
+        reader = stream.read(slice=wanted, start=np.int64(2), stop=np.int32(3))  # type: ignore[arg-type]
+        assert type(reader.state_dict()["next_step"]) is int
+        assert [(batch.step, batch.slices) for batch in reader] == [(2, (1,))]
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(errno.EMFILE, StoreUnavailable), (errno.EACCES, StoreDenied)]
+)
+def test_a_file_that_cannot_be_opened_is_the_stores_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
+) -> None:
+    stream = wide_stream(tmp_path, slices=2, steps=2)
+
+    def refused(path: str) -> Any:
+        raise OSError(number, "refused", path)
+
+    monkeypatch.setattr(pa, "OSFile", refused)
+    with (
+        stream.read(slice=0, settings=bw.ReaderSettings(store_timeout_s=0.1)) as reader,
+        pytest.raises(error, match="refused"),
+    ):
+        next(reader)
+
+
+def steps_until_it_ends(reader: Reader) -> tuple[list[int], BaseException | None]:
+    """The steps handed out, and the failure that came after them; nothing if it just ended."""
+    steps: list[int] = []
+    try:
+        for batch in reader:
+            steps.append(batch.step)
+    except BaseException as error:  # noqa: BLE001 - the tests say which
+        return steps, error
+    return steps, None
+
+
+def in_time(call: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """The call's result; fail instead of hanging."""
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert found, "the call hangs"
+    return found[0]
 
 
 def wait_until(condition: object, seconds: float = 30.0) -> None:

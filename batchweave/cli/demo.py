@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from batchweave.cli.options import global_options, settings
+from batchweave.cli.options import check_folder, global_options, settings
 
 PROOF_FAILED = 1
 
@@ -42,6 +42,7 @@ def demo(stream: str, catalog_type: str | None, **options: Any) -> None:
     properties = chosen.all_properties() if chosen.given else {}
     if catalog_type:
         properties["type"] = catalog_type
+    check_folder(properties.get("warehouse"), must_exist=False)
     name = chosen.catalog if chosen.given else "demo"
     made = Options(catalog=name, properties=properties, stream=stream, **options)
     if not run(made):

@@ -9,12 +9,24 @@ from typing import Any
 import click
 
 import batchweave as bw
+from batchweave.batch import position_from_text
 from batchweave.cli.options import global_options, open_stream
-from batchweave.cli.output import age, cell, moment, print_json, print_table, say, size, waiting
+from batchweave.cli.output import (
+    age,
+    cell,
+    moment,
+    print_json,
+    print_table,
+    say,
+    shorten,
+    size,
+    waiting,
+)
 from batchweave.cli.streams import columns_of, json_option
 from batchweave.clock import SystemClock
 
 LAST_BATCHES = 5
+POSITION_LENGTH = 40
 
 
 @dataclass
@@ -49,6 +61,8 @@ def describe(stream: str, as_json: bool) -> None:
         return
     say(f"{opened.name}  {state.mesh}  {state.mesh.slices} slices")
     for key, value in _head_of(state).items():
+        if value == {}:
+            continue
         say(f"  {key.replace('_', ' '):<12} {cell(value)}")
     say(f"  {'size':<12} {sizes.batches} batches, {sizes.rows} rows, {size(sizes.bytes)}")
     say("")
@@ -56,19 +70,23 @@ def describe(stream: str, as_json: bool) -> None:
     if state.producers:
         say("")
         print_table(
-            ("producer", "generation", "sequence", "last step", "steps behind", "last commit"),
+            (
+                "producer", "generation", "sequence", "position", "last step", "steps behind",
+                "last commit",
+            ),
             [
                 (
                     one["producer"],
                     one["generation"],
                     one["sequence"],
+                    shorten(cell(one["position"]), POSITION_LENGTH),
                     one["last_step"],
                     one["lag_steps"],
                     f"{age(one['lag_s'])} ago",
                 )
                 for one in _producers_of(state)
             ],
-        )
+        )  # fmt: skip
     if sizes.last:
         say("")
         print_table(
@@ -111,6 +129,7 @@ def _producers_of(state: bw.StreamState) -> list[dict[str, Any]]:
             "producer": name,
             "generation": one.generation,
             "sequence": one.sequence if one.sequence >= 0 else None,
+            "position": position_from_text(one.position),
             "last_step": one.step if one.step >= 0 else None,
             "lag_steps": state.next_step - 1 - one.step,
             "lag_s": round((now_ms - one.committed_at_ms) / 1000, 3),

@@ -17,6 +17,7 @@ from batchweave.errors import BatchWeaveError, InvalidSettings, StreamNotFound
 
 CATALOG = "BATCHWEAVE_CATALOG"
 WAREHOUSE = "BATCHWEAVE_WAREHOUSE"
+ALIKE = 0.7
 HOW = (
     "give a folder or bucket: --warehouse ./warehouse (or BATCHWEAVE_WAREHOUSE), "
     "a catalog's properties: -p type=rest -p uri=https://…, or name one of ~/.pyiceberg.yaml"
@@ -139,8 +140,7 @@ def open_catalog(*, may_create: bool = False) -> bw.Catalog:
     properties = chosen.all_properties()
     with waiting("opening the catalog"):
         _check_configured(chosen.catalog, properties)
-        if not may_create:
-            _check_folder(chosen.warehouse)
+        check_folder(chosen.warehouse, must_exist=not may_create)
         return bw.load_catalog(chosen.catalog, **properties)
 
 
@@ -154,10 +154,18 @@ def _check_configured(name: str, properties: dict[str, str]) -> None:
         raise error
 
 
-def _check_folder(warehouse: str | None) -> None:
+def check_folder(warehouse: str | None, *, must_exist: bool) -> None:
+    """Refuse a warehouse that is a file, or that is not there but has to be.
+
+    Raises:
+        InvalidSettings: it is so.
+    """
     if warehouse is None or "://" in warehouse or warehouse.startswith(("file:", "memory:")):
         return
-    if not Path(warehouse).is_dir():
+    path = Path(warehouse)
+    if path.exists() and not path.is_dir():
+        raise InvalidSettings(f"the warehouse must be a folder; {warehouse!r} is a file")
+    if must_exist and not path.is_dir():
         error = InvalidSettings(f"there is no folder {warehouse!r}")
         error.add_note("`batchweave create` makes it with the first stream")
         raise error
@@ -185,6 +193,16 @@ def find_stream(catalog: bw.Catalog, name: str) -> bw.Stream:
 
 def suggest(catalog: bw.Catalog, name: str, error: BatchWeaveError) -> None:
     """Note on the error which streams have a name like the one asked for."""
-    close = difflib.get_close_matches(name, catalog.list_streams(), n=3)
+    near = [one for one in catalog.list_streams() if _is_like(name, one)]
+    close = difflib.get_close_matches(name, near, n=3)
     if close:
         error.add_note(f"did you mean {' or '.join(close)}?")
+
+
+def _is_like(asked: str, name: str) -> bool:
+    """Whether namespace and name are alike each: a shared namespace alone is no likeness."""
+    parts = zip(asked.split("."), name.split("."), strict=False)
+    return all(
+        difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio() >= ALIKE
+        for one, other in parts
+    )

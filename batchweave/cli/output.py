@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +18,18 @@ from typing import Any
 from uuid import UUID  # noqa: TID251 - the class, not the generators
 
 import click
+import pyarrow as pa
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 NARROW_LENGTH = 200
+FOLDED_LENGTH = 28
+HASH_LENGTH = 10
+WIDTH_MIN = 4
+BORDER = 4
+_HASH = re.compile(r"[0-9a-f]{24,}")
 
 
 def messages() -> Console:
@@ -98,12 +106,45 @@ def _draw(
 ) -> None:
     from rich.box import SIMPLE_HEAD
 
+    console = Console(file=sys.stdout, highlight=False)
+    room = console.width - BORDER * len(columns)
+    if sum(_widths(columns, cells)) > room:
+        cells = [[_short_hash(text) for text in row] for row in cells]
+    widths = _widths(columns, cells)
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", header_style="bold")
-    for name, number in zip(columns, right, strict=True):
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for name, number, width, fits in zip(
+        columns, right, widths, _fitted(widths, room), strict=True
+    ):
+        long = width > FOLDED_LENGTH
+        table.add_column(
+            name,
+            justify="right" if number else "left",
+            overflow="fold" if long else "ellipsis",
+            no_wrap=not long,  # what is short is cut, never written downwards
+            width=fits,
+        )
     for row in cells:
         table.add_row(*(Text(text) for text in row))
-    Console(file=sys.stdout, highlight=False).print(table)
+    console.print(table)
+
+
+def _widths(columns: Sequence[str], cells: list[list[str]]) -> list[int]:
+    return [
+        max([cell_len(name), *(cell_len(row[at]) for row in cells)])
+        for at, name in enumerate(columns)
+    ]
+
+
+def _fitted(widths: list[int], room: int) -> list[int]:
+    """Widths that have room: the widest give way first."""
+    found = [min(width, max(room, WIDTH_MIN)) for width in widths]
+    while sum(found) > room and max(found) > WIDTH_MIN:
+        found[found.index(max(found))] -= 1
+    return found
+
+
+def _short_hash(text: str) -> str:
+    return text[:HASH_LENGTH] + "…" if _HASH.fullmatch(text) else text
 
 
 def _is_number(value: Any) -> bool:
@@ -126,11 +167,26 @@ def _one_line(text: str) -> str:
     return text if text.isprintable() else json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, length: int = NARROW_LENGTH) -> str:
     """Cut a long text for a terminal; elsewhere nothing is cut."""
-    if not is_terminal() or len(text) <= NARROW_LENGTH:
+    if not is_terminal() or len(text) <= length:
         return text
-    return text[: NARROW_LENGTH - 1] + "…"
+    return text[: length - 1] + "…"
+
+
+def python_values(values: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """As Python values; times for which Python has none (nanoseconds) as text."""
+    from batchweave.columns.arrow_types import plain_type
+
+    try:
+        return list(values.to_pylist())
+    except ValueError:  # Arrow would need pandas
+        return list(values.cast(plain_type(values.type, _text_for_ns)).to_pylist())
+
+
+def _text_for_ns(kind: pa.DataType) -> pa.DataType:
+    counts_ns = pa.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns"
+    return pa.string() if counts_ns else kind
 
 
 def plain(value: Any) -> Any:

@@ -39,6 +39,8 @@ HINTS: dict[type[BatchWeaveError], str] = {
     Fenced: "only one process at a time may use a producer's name",
 }
 
+NO_SQL = "SQLAlchemy support not installed"  # as pyiceberg says it
+
 EPILOG = """\
 Exit codes: 0 ok, 1 the stream or the store failed, 2 wrong usage or input, 3 refused to a producer
 (fenced, closed, not committed), 130 stopped by Ctrl-C or by a 'no'.
@@ -85,6 +87,8 @@ def exit_code(error: BatchWeaveError) -> int:
 def hints_of(error: BatchWeaveError) -> list[str]:
     """What to do next: the error's own notes, or what always helps with its class."""
     notes = list(getattr(error, "__notes__", []))
+    if NO_SQL in str(error):
+        return ["pip install 'batchweave[sqlite]'", *notes]
     return notes or [text for kind, text in HINTS.items() if isinstance(error, kind)][:1]
 
 

@@ -12,8 +12,8 @@ import click
 import pyarrow as pa
 
 from batchweave.cli.options import global_options, open_stream
-from batchweave.cli.output import plain, print_table, say, waiting
-from batchweave.errors import InvalidInput
+from batchweave.cli.output import plain, print_table, python_values, say, waiting
+from batchweave.errors import BatchWeaveError, InvalidInput, InvalidSettings, StoreError
 
 ROWS_AT_ONCE = 2048
 
@@ -40,13 +40,37 @@ def sql(stream: str, query: str, form: str) -> None:
     """
     import duckdb
 
+    _check_single(query)
     opened = open_stream(stream)
     try:
         with waiting("running the query"):
             found = opened.sql(query).to_arrow_reader(ROWS_AT_ONCE)
         _write(found, form)
     except duckdb.Error as error:
-        raise InvalidInput(f"the query failed: {error}") from error
+        raise _failed(error) from error
+    except InvalidSettings as error:
+        if isinstance(error.__context__, duckdb.Error):
+            raise _failed(error.__context__) from error
+        raise
+
+
+def _check_single(query: str) -> None:
+    import duckdb
+
+    try:
+        count = len(duckdb.extract_statements(query))
+    except duckdb.Error:
+        return  # what is wrong with it, the query itself will say
+    if count > 1:
+        raise InvalidInput(f"the query has {count} statements: give one SELECT")
+
+
+def _failed(error: Exception) -> BatchWeaveError:
+    """What cannot be read is the store's failure; all else is wrong with the query."""
+    import duckdb
+
+    unreadable = isinstance(error, (duckdb.IOException, duckdb.HTTPException))
+    return (StoreError if unreadable else InvalidInput)(f"the query failed: {error}")
 
 
 def _write(found: pa.RecordBatchReader, form: str) -> None:
@@ -65,7 +89,7 @@ def _write(found: pa.RecordBatchReader, form: str) -> None:
 
 def _rows(found: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
     for batch in found:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        yield from zip(*(python_values(column) for column in batch.columns), strict=True)
 
 
 def _csv(value: Any) -> Any:

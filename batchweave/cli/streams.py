@@ -188,14 +188,18 @@ def confirm(question: str, yes: bool) -> None:
 
     Raises:
         click.Abort: the answer is no.
+        InvalidInput: there is no terminal, and no answer in the input.
     """
     if yes:
         return
-    try:
+    if sys.stdin is not None and sys.stdin.isatty():
         agreed = click.confirm(question, err=True)
-    except click.Abort:
-        if sys.stdin.isatty():
-            raise
-        raise click.UsageError("Nobody is there to confirm: give --yes.") from None
+    else:
+        answer = "" if sys.stdin is None else sys.stdin.readline()
+        if not answer:
+            error = InvalidInput("nobody is there to confirm")
+            error.add_note("give --yes to do it without a question")
+            raise error
+        agreed = answer.strip().lower() in ("y", "yes")
     if not agreed:
         raise click.Abort

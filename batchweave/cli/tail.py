@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
+import pyarrow as pa
 
 import batchweave as bw
 from batchweave.cli.describe import batch_of
@@ -16,6 +17,7 @@ from batchweave.cli.output import (
     moment,
     plain,
     print_json_line,
+    python_values,
     say,
     shorten,
     size,
@@ -106,5 +108,10 @@ def _batches(
                 "rows": batch.table.num_rows,
                 "slices": list(batch.slices),
                 "sources": list(batch.sources),
-                "values": plain(batch.table.to_pylist()),
+                "values": plain(_rows(batch.table)),
             }
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    columns = [python_values(column) for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]

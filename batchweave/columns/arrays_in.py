@@ -21,7 +21,13 @@ import pyarrow as pa
 
 from batchweave.columns import list_arrays
 from batchweave.columns.array_types import BFLOAT16, RAGGED, Array, ArrayType, Lengths
-from batchweave.columns.arrow_types import BINARIES, STRINGS, MisfitError, list_levels
+from batchweave.columns.arrow_types import (
+    BINARIES,
+    STRINGS,
+    MisfitError,
+    list_levels,
+    number_dtype,
+)
 from batchweave.columns.leaf_arrays import half_to_float
 from batchweave.columns.list_arrays import offsets_of
 from batchweave.columns.python_values import check_python
@@ -248,7 +254,7 @@ def _leaf_array(blocks: Sequence[Array], dtype: str, leaf: pa.DataType) -> pa.Ar
     if kind in "Mm":
         return _times(blocks, leaf)
     if kind in "iu" or (kind == "f" and leaf != pa.float32()):
-        return _copied(blocks, leaf.to_pandas_dtype(), leaf)
+        return _copied(blocks, number_dtype(leaf), leaf)
     if kind == "f":
         if blocks[0].dtype == np.float16:
             blocks = [half_to_float(block) for block in blocks]

@@ -164,7 +164,7 @@ def _numpy_name(dtype: str) -> str:
 
 def _objects(column: pa.ChunkedArray, array_type: ArrayType) -> tuple[Array, Lengths | None]:
     parts = [_leaves(chunk) for chunk in _plain_chunks(column)]
-    values = [value for leaf, _ in parts for value in leaf.to_pylist()]
+    values = [value for leaf, _ in parts for value in _python(leaf)]
     counts = [lengths for _, lengths in parts if lengths is not None]
     flat = np.fromiter(values, dtype=object, count=len(values))
     return flat.astype(array_type.dtype), _joined(counts) if counts else None
@@ -196,7 +196,7 @@ def _plain(column: pa.ChunkedArray) -> Array | list[Any]:
     """A column of which no array type is known."""
     levels, leaf = list_levels(column.type)
     if not _is_numeric(leaf):
-        return list(column.to_pylist())
+        return _python(column)
     if isinstance(column.type, pa.FixedShapeTensorType) and column.null_count == 0:
         chunks = column.chunks or [pa.array([], column.type)]
         return _joined([chunk.to_numpy_ndarray() for chunk in chunks])
@@ -211,7 +211,15 @@ def _plain(column: pa.ChunkedArray) -> Array | list[Any]:
             return _split(column, flat, lengths)
     except MisfitError:
         pass  # Nulls that no array can hold.
-    return list(column.to_pylist())
+    return _python(column)
+
+
+def _python(values: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """As Python values; without pandas Arrow has none for a time that counts nanoseconds."""
+    try:
+        return list(values.to_pylist())
+    except ValueError as error:
+        raise MisfitError(str(error)) from None
 
 
 def _regular_widths(column: pa.ChunkedArray, depth: int) -> list[int] | None:

@@ -1,21 +1,46 @@
 """Arrow types of any depth: what kind they are and what is inside of them.
 
 Owns the questions about declared types that several modules ask, and the error of a value that
-does not fit its type. Pure, on types alone; imports: standard library and pyarrow.
+does not fit its type. Pure, on types alone; imports: standard library, numpy
+and pyarrow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 STRINGS = (pa.string(), pa.large_string(), pa.string_view())
 BINARIES = (pa.binary(), pa.large_binary(), pa.binary_view())
 
 
+_NUMBERS: dict[pa.DataType, np.dtype[Any]] = {
+    pa.float16(): np.dtype(np.float16),
+    pa.float32(): np.dtype(np.float32),
+    pa.float64(): np.dtype(np.float64),
+    **{
+        getattr(pa, name)(): np.dtype(name)
+        for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+    },
+}
+
+
 class MisfitError(ValueError):
     """A value does not fit its column; the caller adds which slice and which column."""
+
+
+def number_dtype(kind: pa.DataType) -> np.dtype[Any]:
+    """The NumPy dtype of an integer or float type, of the same width.
+
+    Not `pa.DataType.to_pandas_dtype`, which needs pandas.
+    """
+    try:
+        return _NUMBERS[kind]
+    except KeyError:
+        raise MisfitError(f"expected integers or floats, got {kind}") from None
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -2,7 +2,7 @@
 
 Owns the change of each single value, dictionaries and runs included, and the bits of float16.
 Values are never rounded, wrapped or truncated: what does not fit is an error. Pure; imports:
-standard library, numpy, pyarrow and storage_types.
+standard library, numpy, pyarrow, arrow_types and storage_types.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchweave.columns.arrow_types import number_dtype
 from batchweave.columns.storage_types import storage_type
 
 STRING_BYTES_MAX = 2**31 - 1
@@ -97,7 +98,7 @@ def _dictionary(array: pa.Array, target: pa.DataType) -> pa.Array:
 
 def _runs(array: pa.Array, target: pa.DataType) -> pa.Array:
     index = target.run_end_type
-    if len(array) > np.iinfo(index.to_pandas_dtype()).max:
+    if len(array) > np.iinfo(number_dtype(index)).max:
         raise TooLongError(f"{len(array)} rows exceed the run ends of {target}")
     encoded = pc.run_end_encode(array, run_end_type=index)
     values = decode(encoded.values, target.value_type)
@@ -106,7 +107,7 @@ def _runs(array: pa.Array, target: pa.DataType) -> pa.Array:
 
 def _values(array: pa.Array) -> npt.NDArray[Any]:
     """The values of a fixed-width array, whatever stands in for nulls included; no copy."""
-    dtype = np.dtype(array.type.to_pandas_dtype())
+    dtype = number_dtype(array.type)
     data = array.buffers()[1]
     offset = array.offset * dtype.itemsize
     return np.ndarray((len(array),), dtype, buffer=data, offset=offset)

@@ -17,7 +17,14 @@ from uuid import UUID  # noqa: TID251 - the class, not the generators
 import numpy as np
 import pyarrow as pa
 
-from batchweave.columns.arrow_types import BINARIES, STRINGS, MisfitError, is_list, plain_type
+from batchweave.columns.arrow_types import (
+    BINARIES,
+    STRINGS,
+    MisfitError,
+    is_list,
+    number_dtype,
+    plain_type,
+)
 from batchweave.columns.storage import relayout
 
 
@@ -104,7 +111,7 @@ def _check_python_leaves(present: Sequence[Any], kinds: set[type], declared: pa.
 
 def _check_range(present: Sequence[Any], declared: pa.DataType) -> None:
     """Rounding is what a narrower float means, but a finite value must not become infinite."""
-    largest = float(np.finfo(declared.to_pandas_dtype()).max)
+    largest = float(np.finfo(number_dtype(declared)).max)
     for value in present:
         if math.isfinite(value) and abs(value) > largest:
             raise MisfitError(f"declared {declared}, got {value!r}, which is out of its range")

@@ -19,7 +19,7 @@ BATCHES_MIN = 6
 class Kill:
     """One planned kill: which worker, at which of its batches; then what came of it.
 
-    ``back`` says where the worker resumed; ``wrong`` why that proves nothing.
+    ``back`` says where the worker resumed; ``unproven`` why that proves nothing about restarts.
     """
 
     worker: str
@@ -29,32 +29,37 @@ class Kill:
     steps_then: int = 0
     restarted: bool = False
     back: str = ""
-    wrong: str = "it was never killed"
+    unproven: str = "it was done before it could be killed"
 
     def is_due(self, told: Mapping[str, Any]) -> bool:
-        """Whether now is the moment: a producer must have batches on their way."""
+        """Whether now is the moment: a producer must have batches committed and on their way."""
         if self.killed_s is not None:
             return False
         if "step" in told:
             return int(told["step"]) + 1 >= self.at
-        return int(told["sequence"]) + 1 >= self.at and int(told["pending"]) > 0
+        published, pending = int(told["sequence"]) + 1, int(told["pending"])
+        return published >= self.at and 0 < pending < published
 
     def take_back(self, plan: Plan, told: Mapping[str, Any]) -> None:
         """Take what the worker says when it is up again."""
-        self.wrong = ""
         if "resumed" in told:
+            begun, done = told["resumed"] > 0, told["resumed"] >= self.total
             self.back = f"resumes at step {told['resumed']}"
-            middle = 0 < told["resumed"] < self.total
         else:
             share = plan.shares[int(self.worker.partition("-")[2])]
             position = told["position"] or {"file": 0, "offset": 0}
-            middle = told["position"] is not None and position["file"] < len(share)
-            path = share[position["file"]].path if middle else "none of its files"
-            self.back = f"generation {told['generation']} resumes in {path}"
+            begun, done = told["position"] is not None, position["file"] >= len(share)
+            self.back = f"generation {told['generation']} "
+            if done:
+                self.back += "finds nothing left to do"
+            else:
+                self.back += f"resumes in {share[position['file']].path}"
             if position["offset"]:
                 self.back += f" at byte {position['offset']:,}"
-        if not middle:
-            self.wrong = f"it was not killed in the middle of its work: it {self.back}"
+        self.unproven = ""
+        if not begun or done:
+            when = "after all" if done else "before any"
+            self.unproven = f"it was killed {when} of its work was done"
 
 
 def plan_kills(plan: Plan, seed: int) -> list[Kill]:

@@ -9,16 +9,25 @@ import sys
 from pathlib import Path
 
 import batchweave as bw
-from batchweave.demo.corpus import Plan, batches_from, source_of, to_table
+from batchweave.demo.corpus import Plan, batch_chunks, batches_from, source_of, to_table
 from batchweave.demo.worker import Report, end_with_parent, open_stream, report
 
-# Few batches may wait, so that a kill finds the work unfinished and costs little.
-SETTINGS = bw.ProducerSettings(freshness_s=0.3, pending_batches_max=8, upload_threads=2)
+PENDING_MAX = 8
+
+
+def settings(batches: int) -> bw.ProducerSettings:
+    """Few batches may wait, so that a kill finds the work unfinished and costs little.
+
+    Of a small share fewer still: it is committed in several turns, and a kill falls between two.
+    """
+    pending = max(2, min(PENDING_MAX, batches // 4))
+    return bw.ProducerSettings(freshness_s=0.3, pending_batches_max=pending, upload_threads=2)
 
 
 def produce(stream: bw.Stream, plan: Plan, index: int, tell: Report) -> None:
     """Publish what is left of a producer's share; return when all of it is committed."""
-    with stream.producer(f"producer-{index}", SETTINGS) as producer:
+    batches = len(batch_chunks(plan.shares[index]))
+    with stream.producer(f"producer-{index}", settings(batches)) as producer:
         tell(generation=producer.generation, position=producer.position)
         for slices, position in batches_from(plan, index, producer.position):
             receipt = producer.publish(

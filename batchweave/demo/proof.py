@@ -24,15 +24,19 @@ BYTE_MAX = 255
 
 @dataclass
 class Claim:
-    """One sentence that is proved, and what was found against it."""
+    """One sentence that is proved, and what was found against it.
+
+    ``unproven`` says why nothing was found for it either.
+    """
 
     text: str
     findings: list[str] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found against it."""
-        return not self.findings
+        """Whether it holds."""
+        return not self.findings and not self.unproven
 
     def add(self, found: Sequence[str]) -> None:
         """Add findings of one kind: the first few by name, the rest as a number."""
@@ -56,6 +60,11 @@ class Proof:
     def ok(self) -> bool:
         """Whether every claim holds."""
         return all(claim.ok for claim in self.claims)
+
+    @property
+    def refuted(self) -> bool:
+        """Whether something was found against a claim; what is only unproven is not."""
+        return bool(self.findings)
 
     @property
     def findings(self) -> list[str]:

@@ -30,7 +30,6 @@ from batchweave.demo.kills import Kill, plan_kills
 from batchweave.demo.proof import Claim, prove
 from batchweave.demo.verdict import show_history, tell
 from batchweave.demo.worker import STREAM, write_address
-from batchweave.errors import BatchWeaveError
 
 DOWN_S = 1.0
 TICK_S = 0.1
@@ -64,18 +63,21 @@ def run(options: Options) -> bool:
     plan = make_plan(options.root, files=options.limit_files, steps=options.steps)
     kills = plan_kills(plan, options.seed) if options.kill else []
     folder = Path(tempfile.mkdtemp(prefix="batchweave-demo-"))
-    keep = options.keep
+    keep = False  # what never began leaves nothing
     try:
         properties = options.properties or {
             "type": "object-store",
             "warehouse": str(folder / "warehouse"),
         }
+        demo = _Demo(options, plan, kills, folder, properties)
+        demo.create()
+        keep = True  # an error is to be looked at
         try:
-            ok = _Demo(options, plan, kills, folder, properties).run()
-        except BatchWeaveError:
-            keep = True
+            ok = demo.run()
+        except KeyboardInterrupt:
+            keep = options.keep
             raise
-        keep = keep or not ok
+        keep = options.keep or not ok
         return ok
     finally:
         if keep:
@@ -107,8 +109,8 @@ class _Demo:
         self.look_s = 0.0
         self.sizes = [_cumulative(share) for share in plan.shares]
 
-    def run(self) -> bool:
-        self._introduce()
+    def create(self) -> None:
+        """Make the stream: whatever is wrong with the catalog shows here."""
         catalog = bw.load_catalog(self.options.catalog, **self.properties)
         self.stream = catalog.create_stream(
             self.options.stream,
@@ -116,6 +118,10 @@ class _Demo:
             mesh=MESH,
             properties={"lineage-columns": "path,offset", "corpus": self.plan.label},
         )
+
+    def run(self) -> bool:
+        """Introduce, run, seal and prove; return whether all of the proof holds."""
+        self._introduce()
         with self.display:
             address = write_address(self.options.catalog, self.properties, self.options.stream)
             with self._interrupted(), Crew({STREAM: address}, self.folder) as self.crew:
@@ -136,8 +142,11 @@ class _Demo:
 
     def _prove_kills(self) -> Claim:
         names = " and ".join(self.kills)
-        wrong = [f"{name}: {kill.wrong}" for name, kill in self.kills.items() if kill.wrong]
-        return Claim(f"{names} were killed in the middle of their work and came back", wrong)
+        text = f"{names} were killed in the middle of their work and came back"
+        kills = self.kills.items()
+        return Claim(
+            text, unproven=[f"{name}: {one.unproven}" for name, one in kills if one.unproven]
+        )
 
     @contextmanager
     def _interrupted(self) -> Iterator[None]:

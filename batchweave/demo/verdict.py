@@ -25,19 +25,28 @@ def tell(proof: Proof) -> None:
     console = messages()
     for claim in proof.claims:
         word, style = ("ok    ", "bold green") if claim.ok else ("FAILED", "bold red")
+        if claim.unproven and not claim.findings:
+            word, style = "?     ", "bold yellow"
         console.print(f"  {word}", style=style, end=" ")
         console.print(claim.text)
         for text in claim.findings:
             console.print(f"           {text}", style="red")
-    if proof.ok:
+        for text in claim.unproven:
+            console.print(f"           {text}", style="yellow")
+    if proof.refuted:
+        count = len(proof.findings)
         say(
-            f"{proof.steps:,} steps, {proof.missing} missing, {proof.doubled} doubled; "
-            f"{proof.files:,} files reconstructed byte for byte; "
-            f"{proof.ranks} ranks read every step once, in order"
+            f"PROOF FAILED: {count} finding{'' if count == 1 else 's'}, "
+            f"{proof.missing} missing, {proof.doubled} doubled"
         )
-    else:
-        count = sum(len(claim.findings) for claim in proof.claims)
-        say(f"PROOF FAILED: {count} findings, {proof.missing} missing, {proof.doubled} doubled")
+        return
+    say(
+        f"{proof.steps:,} steps, {proof.missing} missing, {proof.doubled} doubled; "
+        f"{proof.files:,} files reconstructed byte for byte; "
+        f"{proof.ranks} ranks read every step once, in order"
+    )
+    if not proof.ok:
+        say("not killed in the middle: nothing is proven about restarts; take more --steps")
 
 
 def show_history(stream: bw.Stream) -> None:
