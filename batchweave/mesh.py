@@ -155,6 +155,4 @@ class Share:
 
         Parts are contiguous, differ in length by at most one row, and cover the slice.
         """
-        return range(
-            self.part * row_count // self.parts, (self.part + 1) * row_count // self.parts
-        )
+        return range(self.part * row_count // self.parts, (self.part + 1) * row_count // self.parts)

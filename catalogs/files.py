@@ -6,6 +6,7 @@ Small files only (metadata, manifests): each is read and written whole.
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
 
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
@@ -95,14 +96,25 @@ class _Output(OutputFile):
 
 
 class _Stream(io.BytesIO):
-    """Hands its bytes over when closed without an error."""
+    """Hands its bytes over when closed without an error.
+
+    pyiceberg's writers close it from their own ``__exit__`` without saying why, so the error is
+    looked up: it is whatever is being handled now and was not when the stream was opened.
+    """
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         super().__init__()
         self._write = write
+        self._handled = sys.exc_info()[1]
 
     def close(self) -> None:
-        if not self.closed:
-            data = self.getvalue()
-            super().close()
+        if self.closed:
+            return
+        data = self.getvalue()
+        super().close()
+        if sys.exc_info()[1] is self._handled:
             self._write(data)
+        self._handled = None
+
+    def __del__(self) -> None:
+        super().close()  # abandoned, not closed: nothing is handed over

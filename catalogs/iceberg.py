@@ -12,6 +12,7 @@ winner keeps its manifest list in memory as its next base, and manifests are mer
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from pyiceberg.exceptions import (
     NoSuchTableError,
     UnauthorizedError,
 )
-from pyiceberg.manifest import ManifestEntry, ManifestFile, read_manifest_list
+from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestFile, read_manifest_list
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema, assign_fresh_schema_ids
 from pyiceberg.table import Table as IcebergHandle
@@ -48,7 +49,7 @@ from pyiceberg.transforms import IdentityTransform
 from batchweave.catalogs import iceberg_schema
 from batchweave.catalogs.files import ObjectsFileIO
 from batchweave.catalogs.manifests import Manifests, covering
-from batchweave.catalogs.object_store import ObjectStoreCatalog
+from batchweave.catalogs.object_store import STORE_PREFIXES, ObjectStoreCatalog
 from batchweave.clock import Clock, SystemClock
 from batchweave.columns import schema_from_text
 from batchweave.errors import (
@@ -77,7 +78,9 @@ SNAPSHOTS_LIVE = 32
 """Snapshots kept in the metadata besides tagged ones: any past view is a prefix by step."""
 
 TIDY_EVERY = 32
-"""A writer that commits a version divisible by this does the upkeep."""
+"""A writer does the upkeep at most once in each run of this many versions."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +107,15 @@ class IcebergTable:
         self._uuid = handle.metadata.table_uuid
         self._clock = clock or SystemClock()
         check_format(handle.properties, self._name)
-        self._schema = schema_from_text(handle.properties[PREFIX + "schema"])
-        self._mesh = Mesh.from_json(handle.properties[PREFIX + "mesh"])
+        self._schema = schema_from_text(_property(handle, "schema"))
+        self._mesh = Mesh.from_json(_property(handle, "mesh"))
         self._file_schema = iceberg_schema.file_schema(self._schema, handle.schema())
         self._objects = _table_objects(catalog, handle)
         self._io = ObjectsFileIO(self._objects)
         self._manifests = Manifests(self._io, self._objects, self._clock, self._file_schema)
         self._read_lock = threading.Lock()
         self._read: tuple[str, list[ManifestFile]] = ("", [])
+        self._tidied = 0
 
     # -- what it is ------------------------------------------------------------------------
 
@@ -157,27 +161,48 @@ class IcebergTable:
             raise StreamCorrupted(f"step {expected} of {self._name} is missing")
 
     def _batches(self, head: Head, start: int, stop: int) -> Iterator[BatchEntry]:
-        for manifests in covering(self._manifest_list(head), start, stop):
+        listed = self._manifest_list(head)
+        for manifest in listed:
+            if manifest.content != ManifestContent.DATA and _has_files(manifest):
+                raise StreamCorrupted(
+                    f"another program deleted rows of {self._name}: {manifest.manifest_path}"
+                )
+        for manifests in covering(listed, start, stop):
             grouped: dict[int, list[ManifestEntry]] = {}
             for manifest in manifests:
                 for entry in self._manifests.read(manifest):
-                    step = entry.data_file.partition[0]
+                    step = self._step(entry)
                     if start <= step < stop:
                         grouped.setdefault(step, []).append(entry)
             for step in sorted(grouped):
                 yield self._batch(step, grouped[step])
+
+    def _step(self, entry: ManifestEntry) -> int:
+        values = entry.data_file.partition._data
+        if len(values) < len(COMMIT_COLUMNS) or None in values[: len(COMMIT_COLUMNS)]:
+            raise StreamCorrupted(
+                f"{self._name} has rows that BatchWeave did not write: {entry.data_file.file_path}"
+            )
+        return int(values[0])
 
     def _batch(self, step: int, entries: list[ManifestEntry]) -> BatchEntry:
         parts = sorted(
             (self._manifests.part(entry.data_file) for entry in entries),
             key=lambda part: part.first_slice,
         )
-        _, producer, sequence, committed_at_us, _ = entries[0].data_file.partition._data
+        _, producer, sequence, committed_at_us, *_ = entries[0].data_file.partition._data
+        if any(one.data_file.partition._data[1:3] != [producer, sequence] for one in entries):
+            raise StreamCorrupted(f"step {step} of {self._name} is of more than one batch")
         slice_at = 0
         for part in parts:
             if part.first_slice != slice_at:
                 raise StreamCorrupted(f"step {step} of {self._name} lacks slice {slice_at}")
             slice_at += part.slices
+        if slice_at != self._mesh.slices:
+            what = f"lacks slice {slice_at}" if slice_at < self._mesh.slices else "has too many"
+            raise StreamCorrupted(
+                f"step {step} of {self._name} {what}: the mesh has {self._mesh.slices} slices"
+            )
         return BatchEntry(step, producer, sequence, committed_at_us // 1000, tuple(parts))
 
     def _load(self, known: Head | None) -> IcebergHandle:
@@ -218,6 +243,13 @@ class IcebergTable:
     def commit(self, base: Head, change: Change) -> Outcome:
         try:
             handle, requirements, updates, manifests = self._prepared(base, change)
+        except FileNotFoundError as error:
+            return self._without_file(base, error)
+        except StoreDenied:
+            raise
+        except (StoreError, OSError) as error:
+            return Unknown(error)
+        try:
             response = self._catalog.commit_table(handle, requirements, updates)
         except CommitFailedException:
             return Lost()
@@ -227,8 +259,6 @@ class IcebergTable:
             raise StreamNotFound(f"stream {self._name} does not exist") from error
         except (StoreDenied, StreamCorrupted):
             raise
-        except FileNotFoundError:
-            return Lost()  # the base's manifest list was cleaned up: it is far behind the head
         except Exception as error:  # noqa: BLE001 - whatever it is, only the head can tell
             return Unknown(error)
         written = IcebergHandle(
@@ -239,6 +269,18 @@ class IcebergTable:
             catalog=self._catalog,
         )
         return Committed(self._head(Detail(written, manifests)))
+
+    def _without_file(self, base: Head, error: FileNotFoundError) -> Outcome:
+        """A file of the base is gone: cleaned up, as it is far behind, or the head lacks it."""
+        try:
+            newest = self.head()
+        except StoreDenied:
+            raise
+        except StoreError as trouble:
+            return Unknown(trouble)
+        if newest.version == base.version:
+            raise StreamCorrupted(f"{self._name} lacks a file that it names: {error}") from error
+        return Lost()
 
     def _prepared(
         self, base: Head, change: Change
@@ -280,12 +322,15 @@ class IcebergTable:
         metadata, handle = head.detail.metadata, head.detail.handle
         try:
             self._manifests.merge_ahead(metadata, self._manifest_list(head), head.version)
-            if head.version % TIDY_EVERY == 0:
+            turn = head.version // TIDY_EVERY
+            if turn != self._tidied:  # 0 in the beginning: nothing is old before the first turn
+                self._tidied = turn
                 self._manifests.clean(metadata)
                 if isinstance(self._catalog, ObjectStoreCatalog):
                     self._catalog.clean_versions(handle)
-        except (StoreError, OSError):
-            pass  # left to the next writer: folders are listed afresh each time
+        except Exception as error:  # noqa: BLE001 - the commit is durable, whatever happens here
+            # Left to the next writer: folders are listed afresh each time.
+            _log.warning("upkeep of %s failed and is left to the next: %r", self._name, error)
 
 
 def version_of_snapshots(metadata: TableMetadata) -> int:
@@ -346,9 +391,11 @@ def _summary(change: Change, parent: Snapshot | None) -> Summary:
         "total-records": rows,
         "total-files-size": size,
     }
-    properties = {
-        key: str(int(before.get(key) or 0) + value) for key, value in totals.items()
-    } | {"total-delete-files": "0", "total-position-deletes": "0", "total-equality-deletes": "0"}
+    properties = {key: str(int(before.get(key) or 0) + value) for key, value in totals.items()} | {
+        "total-delete-files": "0",
+        "total-position-deletes": "0",
+        "total-equality-deletes": "0",
+    }
     if files:
         properties |= {
             "added-data-files": str(files),
@@ -376,7 +423,32 @@ def stream_schema(schema: pa.Schema) -> tuple[Schema, PartitionSpec]:
     return full, PartitionSpec(*fields)
 
 
+def _property(handle: IcebergHandle, name: str) -> str:
+    try:
+        return handle.properties[PREFIX + name]
+    except KeyError:
+        raise StreamCorrupted(
+            f"{'.'.join(handle.name())} lacks the table property {PREFIX + name}"
+        ) from None
+
+
+def _has_files(manifest: ManifestFile) -> bool:
+    counts = (manifest.added_files_count, manifest.existing_files_count)
+    return None in counts or any(counts)
+
+
+def store_properties(handle: IcebergHandle) -> dict[str, str]:
+    """How to reach a table's files: as its catalog says, never as a property of the table says."""
+    catalog = handle.catalog.properties
+    given = {
+        key: value
+        for key, value in handle.io.properties.items()
+        if not (key.startswith(STORE_PREFIXES) and handle.properties.get(key) == value)
+    }
+    return {**catalog, **given}
+
+
 def _table_objects(catalog: Catalog, handle: IcebergHandle) -> Objects:
     if isinstance(catalog, ObjectStoreCatalog):
         return catalog.objects.within("/".join(handle.name()))
-    return open_objects(handle.location(), {**catalog.properties, **handle.io.properties})
+    return open_objects(handle.location(), store_properties(handle))

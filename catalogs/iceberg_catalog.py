@@ -21,6 +21,7 @@ from batchweave.catalogs.iceberg import IcebergTable, stream_schema
 from batchweave.clock import Clock
 from batchweave.errors import (
     BatchWeaveError,
+    InvalidName,
     NotAStream,
     StoreDenied,
     StoreUnavailable,
@@ -58,6 +59,10 @@ class IcebergCatalog:
             except TableAlreadyExistsError:
                 raise StreamExists(
                     f"{'.'.join(name)} exists already: load it, or choose another name"
+                ) from None
+            except NamespaceAlreadyExistsError:
+                raise StreamExists(
+                    f"{'.'.join(name)} is a namespace: choose another name"
                 ) from None
         return IcebergTable(self.catalog, handle, clock=self._clock)
 
@@ -106,6 +111,8 @@ class IcebergCatalog:
                 self.catalog.create_namespace(namespace[:depth])
             except NamespaceAlreadyExistsError:
                 pass
+            except TableAlreadyExistsError as error:
+                raise InvalidName(str(error)) from None
             except StoreUnavailable:  # it may have been made all the same
                 if not self.catalog.namespace_exists(namespace[:depth]):
                     raise

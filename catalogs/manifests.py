@@ -8,8 +8,8 @@ bounds in the list.
 
 **Cleaning.** File names carry the table version they were written for. A merge is handed in at
 most `MERGE_AGE_MAX` versions after it was written, else it is written again: so a manifest older
-than the oldest live snapshot by that much, and not in that snapshot's list (or a tag's), is in no
-list.
+than the oldest live snapshot by that much, and not in that snapshot's list (or a tag's or another
+branch's), is in no list.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from copy import copy
+from dataclasses import replace
 
 import pyarrow as pa
 from pyiceberg.conversions import from_bytes, to_bytes
@@ -35,7 +36,7 @@ from pyiceberg.manifest import (
     write_manifest_list,
 )
 from pyiceberg.table.metadata import TableMetadata
-from pyiceberg.table.refs import SnapshotRefType
+from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.typedef import Record
 from pyiceberg.types import IntegerType, LongType
 
@@ -56,6 +57,8 @@ LISTS = "metadata/lists"
 _FILE = re.compile(r"(?:manifests/m|lists/l)-(\d+)-[0-9a-f]+\.avro$")
 
 PARQUET_MAGIC_BYTES = 4
+SPEC_ID = 0
+"""The partition spec that the stream was created with, whatever the default is by now."""
 
 
 class Manifests:
@@ -120,7 +123,7 @@ class Manifests:
         path = f"{MANIFESTS}/m-{version:012d}-{self._clock.token()}.avro"
         output = self._io.new_output(f"{self._objects.uri}/{path}")
         with write_manifest(
-            2, metadata.spec(), metadata.schema(), output, snapshot_id, "null"
+            2, metadata.specs()[SPEC_ID], metadata.schema(), output, snapshot_id, "null"
         ) as writer:
             for entry in entries:
                 if entry.status == ManifestEntryStatus.ADDED and entry.sequence_number is None:
@@ -151,7 +154,7 @@ class Manifests:
             lower_bounds={self._slice_id: to_bytes(IntegerType(), part.first_slice)},
             upper_bounds={self._slice_id: to_bytes(IntegerType(), last)},
             split_offsets=list(part.offsets),
-            spec_id=0,
+            spec_id=SPEC_ID,
         )
 
     # -- merging ---------------------------------------------------------------------------
@@ -198,14 +201,21 @@ class Manifests:
             at = merge.place(manifests)
             if at is None:
                 continue
-            manifest = merge.manifest
             if version - merge.version > MERGE_AGE_MAX:
-                manifest = self._write(metadata, merge.entries, snapshot_id, version)
-            merged = copy(manifest)
-            merged._data = list(manifest._data)
+                merge = self._renewed(metadata, merge, version)
+            merged = copy(merge.manifest)
+            merged._data = list(merge.manifest._data)
             merged._data[6] = snapshot_id  # added_snapshot_id: known only now
             manifests[at : at + len(merge.inputs)] = [merged]
         return manifests
+
+    def _renewed(self, metadata: TableMetadata, merge: Merge, version: int) -> Merge:
+        """The same merge written again, and kept for attempts after this one."""
+        manifest = self._write(metadata, merge.entries, -1, version)
+        renewed = replace(merge, manifest=manifest, version=version)
+        with self._lock:
+            self._prepared = [renewed if one is merge else one for one in self._prepared]
+        return renewed
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -245,23 +255,19 @@ class Manifests:
     # -- cleaning --------------------------------------------------------------------------
 
     def clean(self, metadata: TableMetadata) -> int:
-        """Delete lists and manifests that no live or tagged snapshot can name; return how many."""
+        """Delete lists and manifests that no live or named snapshot can name; return how many."""
         current = metadata.current_snapshot()
         if current is None:
             return 0
-        tagged = {
-            ref.snapshot_id
-            for ref in metadata.refs.values()
-            if ref.snapshot_ref_type == SnapshotRefType.TAG
-        }
-        live = [one for one in metadata.snapshots if one.snapshot_id not in tagged] or [current]
+        named = {ref.snapshot_id for name, ref in metadata.refs.items() if name != MAIN_BRANCH}
+        live = [one for one in metadata.snapshots if one.snapshot_id not in named] or [current]
         oldest = min(live, key=lambda one: one.sequence_number or 0)
         floor = oldest.sequence_number or 0
         kept = {
             relative_path(self._objects, one.manifest_list) for one in metadata.snapshots
         } | self._manifest_paths(
             {oldest.manifest_list, current.manifest_list}
-            | {one.manifest_list for one in metadata.snapshots if one.snapshot_id in tagged}
+            | {one.manifest_list for one in metadata.snapshots if one.snapshot_id in named}
         )
         doomed = [
             *self._older_than(LISTS, floor),

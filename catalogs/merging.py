@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 
-from pyiceberg.manifest import ManifestEntry, ManifestFile
+from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestFile
 
 FAN_IN = 8
 TIERS = 3
@@ -97,5 +97,9 @@ def _count(manifest: ManifestFile) -> int:
 
 
 def _plain(manifest: ManifestFile) -> bool:
-    """Whether a manifest may be merged: of our partitioning, and all of its files live."""
-    return manifest.partition_spec_id == 0 and not manifest.deleted_files_count
+    """Whether a manifest may be merged: data of our partitioning, and all of its files live."""
+    return (
+        manifest.content == ManifestContent.DATA
+        and manifest.partition_spec_id == 0
+        and not manifest.deleted_files_count
+    )

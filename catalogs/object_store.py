@@ -28,6 +28,8 @@ import json
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
+from enum import Enum
 from typing import NoReturn
 
 import pyarrow as pa
@@ -70,6 +72,10 @@ VERSIONS_KEPT = 64
 IDLE_POLLS_PER_LIST = 8
 
 _VERSION = re.compile(r"v(\d+)\.metadata\.json")
+_NESTED = re.compile(r"(.+)/(?:namespace\.json|metadata/v\d+\.metadata\.json)")
+STORE_PREFIXES = ("s3.", "client.", "gcs.", "adls.", "hdfs.", "py-io-impl")
+"""Properties that say where the store is and who asks: the catalog's, never a table's."""
+
 _TAGS_REMEMBERED_MAX = 1024
 
 
@@ -88,6 +94,14 @@ def version_of(location: str) -> int:
     if match is None:
         raise StoreUnavailable(f"{location!r} is not a metadata version of an object-store catalog")
     return int(match.group(1))
+
+
+class _Base(Enum):
+    """What was found of a commit's base afterwards."""
+
+    GENUINE = "it was there all the time"
+    DOUBTFUL = "it may have been cleaned up and written again"
+    GONE = "it is gone, or another table's"
 
 
 class ObjectStoreCatalog(MetastoreCatalog):
@@ -127,12 +141,17 @@ class ObjectStoreCatalog(MetastoreCatalog):
 
         Raises:
             TableAlreadyExistsError: the name is taken.
+            NamespaceAlreadyExistsError: the name is a namespace's.
             NoSuchNamespaceError: the namespace was not created.
         """
         folder = self._folder(identifier)
         namespace = self.namespace_from(identifier)
         if not self.namespace_exists(namespace):
             raise NoSuchNamespaceError(f"namespace does not exist: {'.'.join(namespace)}")
+        if self.namespace_exists(identifier):
+            raise NamespaceAlreadyExistsError(
+                f"{_dotted(identifier)} is a namespace: a table cannot have its name"
+            )
         objects = self.objects.within(folder)
         if location is not None and location.rstrip("/") != objects.uri:
             raise InvalidSettings(
@@ -251,15 +270,19 @@ class ObjectStoreCatalog(MetastoreCatalog):
     def drop_table(self, identifier: str | Identifier) -> None:
         """Remove the table and all of its files: the folder is the registration.
 
+        Only what was there before its versions went, for its name may be taken again at once; and
+        nothing of namespaces and tables that lie inside of the folder.
+
         Raises:
             NoSuchTableError: there is no such table.
         """
         objects = self.objects.within(self._folder(identifier))
         if self._newest(objects) is None:
             raise NoSuchTableError(f"table {_dotted(identifier)} does not exist")
+        own = _own_files([info.path for info in objects.list()])
         objects.delete([HINT])
         self._delete_versions(objects, sorted(self._versions(objects)))
-        objects.delete([info.path for info in objects.list()])
+        objects.delete(own)
 
     def purge_table(self, identifier: str | Identifier) -> None:
         """The same as `drop_table`."""
@@ -293,7 +316,18 @@ class ObjectStoreCatalog(MetastoreCatalog):
     def create_namespace(
         self, namespace: str | Identifier, properties: Properties = EMPTY_DICT
     ) -> None:
+        """Create a namespace.
+
+        Raises:
+            NamespaceAlreadyExistsError: it is there.
+            TableAlreadyExistsError: its name, or one that it would lie below, is a table's.
+        """
         parts = self.identifier_to_tuple(namespace)
+        for depth in range(1, len(parts) + 1):
+            if self._newest(self.objects.within(join(*parts[:depth]))) is not None:
+                raise TableAlreadyExistsError(
+                    f"{'.'.join(parts[:depth])} is a table: nothing can be created below it"
+                )
         text = json.dumps(dict(properties)).encode()
         try:
             self.objects.create(join(*parts, NAMESPACE), text)
@@ -410,12 +444,12 @@ class ObjectStoreCatalog(MetastoreCatalog):
     def _check_base(self, objects: Objects, base: Table, number: int) -> None:
         """After version ``number`` was created: it counts only if its base is still there."""
         try:
-            genuine = self._still_there(objects, base, number - 1)
+            found = self._base_now(objects, base, number - 1)
         except StoreError as error:
             raise CommitStateUnknownException(str(error)) from error
-        if genuine:
+        if found is _Base.GENUINE:
             return
-        if self._newest(objects) == number:
+        if found is _Base.GONE and self._newest(objects) == number:
             # Cleaning never reaches the newest versions: the table was dropped under us, and may
             # have been created again. Ours must not become the head of its namesake.
             self._delete_versions(objects, [number])
@@ -423,19 +457,31 @@ class ObjectStoreCatalog(MetastoreCatalog):
             f"version {number - 1} of {_dotted(base.name())} was cleaned up meanwhile"
         )
 
-    def _still_there(self, objects: Objects, base: Table, number: int) -> bool:
+    def _base_now(self, objects: Objects, base: Table, number: int) -> _Base:
+        """What became of version ``number``, the base.
+
+        A tag that is the same proves that it is the same object; another one proves nothing (a
+        restored or touched file, a store that writes tags in two ways). Then the same content is
+        the base, unless it is so old that it may have been deleted and a late repetition of its
+        own request wrote it again.
+        """
         with self._lock:
             expected = self._tags.get(_tag_key(objects, number, base.metadata))
         try:
-            if expected is not None:
-                return objects.head(version_path(number)).e_tag == expected
-            return self._get_version(objects, number)[0] == base.metadata
+            if expected is not None and objects.head(version_path(number)).e_tag == expected:
+                return _Base.GENUINE
+            found, e_tag = self._get_version(objects, number)
         except ObjectNotFound:
-            return False
+            return _Base.GONE
+        if found.table_uuid != base.metadata.table_uuid:
+            return _Base.GONE
+        newest = self._newest(objects)
+        if found != base.metadata or newest is None or number <= newest - VERSIONS_KEPT:
+            return _Base.DOUBTFUL
+        self._remember(objects, number, base.metadata, e_tag)
+        return _Base.GENUINE
 
-    def _remember(
-        self, objects: Objects, number: int, metadata: TableMetadata, e_tag: str
-    ) -> None:
+    def _remember(self, objects: Objects, number: int, metadata: TableMetadata, e_tag: str) -> None:
         """Keep the tag of a version that is known to be genuine, and of no other."""
         with self._lock:
             self._tags[_tag_key(objects, number, metadata)] = e_tag
@@ -468,10 +514,24 @@ class ObjectStoreCatalog(MetastoreCatalog):
     ) -> FileIO:
         if self.objects.uri.startswith("memory:"):
             return ObjectsFileIO(self.objects)
-        return load_file_io({**self.properties, **properties}, location)
+        own = {k: v for k, v in properties.items() if not k.startswith(STORE_PREFIXES)}
+        return load_file_io({**self.properties, **own}, location)
 
     def __repr__(self) -> str:
         return f"ObjectStoreCatalog({self.name!r}, warehouse={self.objects.uri!r})"
+
+
+def _own_files(paths: Iterable[str]) -> list[str]:
+    """Of all paths below a table's folder those that are its own, without its versions and hint."""
+    listed = list(paths)
+    nested = {match.group(1) + "/" for match in map(_NESTED.fullmatch, listed) if match}
+    return [
+        path
+        for path in listed
+        if path not in (NAMESPACE, HINT)
+        and not _VERSION.fullmatch(path.removeprefix(f"{METADATA}/"))
+        and not path.startswith(tuple(nested))
+    ]
 
 
 def _tag_key(objects: Objects, number: int, metadata: TableMetadata) -> str:
@@ -484,5 +544,3 @@ def _dotted(identifier: str | Identifier) -> str:
 
 def _refuse(what: str) -> NoReturn:
     raise InvalidSettings(f"an object-store catalog cannot {what}")
-
-

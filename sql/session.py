@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 from pyiceberg.table import Table as IcebergHandle
 
-from batchweave.catalogs.iceberg import IcebergTable
+from batchweave.catalogs.iceberg import IcebergTable, store_properties
 from batchweave.errors import InvalidSettings, StoreDenied, StoreUnavailable
 from batchweave.objects import split_uri
 from batchweave.s3_store import find_credentials, find_region
@@ -101,12 +101,12 @@ def _create_secret(connection: duckdb.DuckDBPyConnection, handle: IcebergHandle)
     scheme, rest = split_uri(handle.metadata_location)
     if scheme not in ("s3", "s3a"):
         return
-    properties = {**handle.catalog.properties, **handle.io.properties}
+    properties = store_properties(handle)
     endpoint = urlsplit(properties.get("s3.endpoint") or "")
     virtual = str(properties.get("s3.force-virtual-addressing", "false")).lower() == "true"
     known = find_credentials(properties)
     values: dict[str, Any] = {
-        "scope": f"{scheme}://{rest.partition('/')[0]}",
+        "scope": f"{scheme}://{rest.partition('/')[0]}/",  # or it would match longer names too
         "region": find_region(properties) or "us-east-1",
         "url_style": "path" if endpoint.netloc and not virtual else "vhost",
         "use_ssl": endpoint.scheme != "http",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
-from pyiceberg.manifest import ManifestFile
+from pyiceberg.manifest import ManifestContent, ManifestFile
+from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.transforms import IdentityTransform
 
 import batchweave as bw
 from batchweave.catalogs.files import relative_path
-from batchweave.catalogs.iceberg import SNAPSHOTS_LIVE, TIDY_EVERY, IcebergTable
+from batchweave.catalogs.iceberg import SNAPSHOTS_LIVE, TIDY_EVERY, IcebergTable, store_properties
 from batchweave.catalogs.iceberg_catalog import IcebergCatalog
 from batchweave.catalogs.manifests import MERGE_AGE_MAX
 from batchweave.catalogs.merging import ENTRIES_MAX, FAN_IN
@@ -24,7 +28,7 @@ from batchweave.errors import ObjectNotFound, StoreUnavailable, StreamCorrupted,
 from batchweave.parquet import EncodedPart, SliceData, encode
 from batchweave.session import Session, Staged
 from batchweave.state import CHAIN_START, next_chain
-from batchweave.table import BatchEntry, Change, Committed, Head, Lost, Unknown
+from batchweave.table import BatchEntry, Change, Committed, Head, Lost, Part, Unknown
 from tests.streams import TOKENS, tokens
 from tests.watched import Watch, WatchedObjects
 
@@ -513,3 +517,187 @@ def test_the_summary_tells_the_totals(world: World) -> None:
     assert summary["batchweave.last-step"] == str(head.state.next_step + 2)
     assert summary["batchweave.producer"] == "p"
     assert summary["total-delete-files"] == "0"
+
+
+# -- what others did to the table --------------------------------------------------------------
+
+
+def _recommitted(world: World, parts: Sequence[Part], *steps: int) -> Head:
+    """The first batches again as new steps, with other parts: what a broken writer could do."""
+    table = world.table()
+    head = table.head()
+    (batch, *_) = _all(table)
+    added = tuple(replace(batch, step=step, parts=tuple(parts)) for step in steps)
+    state = replace(head.state, next_step=head.state.next_step + len(steps))
+    outcome = table.commit(head, Change(state, added))
+    assert isinstance(outcome, Committed)
+    return outcome.head
+
+
+def test_a_batch_without_its_last_slices_is_corruption(world: World) -> None:
+    world.writer().commit(parts=2)
+    (batch,) = _all(world.table())
+    head = _recommitted(world, batch.parts[:1], 1)
+    with pytest.raises(StreamCorrupted, match=r"step 1 .* lacks slice 1: the mesh has 2"):
+        _all(world.table(), head)
+
+
+def test_a_step_of_two_batches_is_corruption(world: World) -> None:
+    writer = world.writer()
+    writer.commit(parts=2)
+    table = world.table()
+    head = table.head()
+    (batch,) = _all(table)
+    halves = tuple(
+        replace(batch, step=1, sequence=at, parts=(part,)) for at, part in enumerate(batch.parts)
+    )
+    outcome = table.commit(head, Change(replace(head.state, next_step=2), halves))
+    assert isinstance(outcome, Committed)
+    with pytest.raises(StreamCorrupted, match=r"step 1 .* more than one batch"):
+        _all(world.table(), outcome.head)
+
+
+def test_a_foreign_manifest_of_deletions_is_corruption(world: World) -> None:
+    head = world.writer().commit()
+    foreign = copy(_manifests(head)[0])
+    foreign._data = [*foreign._data]
+    foreign._data[0], foreign._data[3] = "memory://here/foreign.avro", ManifestContent.DELETES
+    detail = replace(head.detail, manifests=[*_manifests(head), foreign])
+    with pytest.raises(StreamCorrupted, match=r"deleted rows .*foreign\.avro"):
+        _all(world.table(), replace(head, detail=detail))
+
+
+def test_rows_that_others_appended_are_corruption(world: World) -> None:
+    head = world.writer().commit()
+    manifest = _manifests(head)[0]
+    table = world.table()
+    entries = table._manifests.read(manifest)
+    entries[0].data_file.partition._data[0] = None
+    with pytest.raises(StreamCorrupted, match=r"rows that BatchWeave did not write: .*parquet"):
+        _all(table, head)
+
+
+def test_upkeep_that_fails_in_any_way_is_told_and_does_not_raise(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = world.writer()
+    head = writer.commit()
+
+    def fail(*arguments: object) -> None:
+        raise TypeError("a foreign manifest")
+
+    monkeypatch.setattr(writer.table._manifests, "merge_ahead", fail)
+    with caplog.at_level(logging.WARNING):
+        writer.table.tidy(head)
+    (record,) = caplog.records
+    assert "a foreign manifest" in record.getMessage()
+    assert record.exc_info is None
+
+
+def test_a_head_without_its_manifest_list_is_corruption_and_not_a_lost_race(world: World) -> None:
+    writer = world.writer()
+    head = writer.commit()
+    writer.commit()
+    location = relative_path(world.objects, _snapshot(writer.table.head()).manifest_list)
+    world.objects.inner.delete([location])
+    table = world.table()
+    now = table.head()
+    with pytest.raises(StreamCorrupted, match=location.rpartition("/")[2]):
+        table.commit(now, Change(now.state, ()))
+    world.objects.inner.delete([relative_path(world.objects, _snapshot(head).manifest_list)])
+    behind = replace(head, detail=replace(head.detail, manifests=None))
+    assert isinstance(table.commit(behind, Change(behind.state, ())), Lost)
+
+
+def _snapshot(head: Head) -> Snapshot:
+    found = head.detail.metadata.current_snapshot()
+    assert isinstance(found, Snapshot)
+    return found
+
+
+def test_a_partitioning_that_others_changed_does_not_stop_writers(world: World) -> None:
+    world.writer("a").commit()
+    with _plain(world.catalog).load_table(("demo", "tokens")).update_spec() as update:
+        update.add_field("slice", IdentityTransform(), "other")
+    head = world.writer("b").commit()
+    assert {one.partition_spec_id for one in _manifests(head)} == {0}
+    assert [entry.producer for entry in _all(world.table())] == ["a", "b"]
+
+
+def test_a_bug_while_a_commit_is_prepared_is_no_unknown_outcome(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = world.writer()
+
+    def fail(*arguments: object) -> str:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(writer.table._manifests, "write_list", fail)
+    writer.stage()
+    with pytest.raises(TypeError, match="a bug"):
+        writer.session.attempt()
+
+
+def test_writers_of_odd_versions_clean_too(world: World) -> None:
+    cleaner, other = world.writer("cleaner"), world.writer("other")
+    for number in range(VERSIONS_KEPT + 4 * TIDY_EVERY):
+        writer = (cleaner, other)[number % 2]
+        writer.stage()
+        while not isinstance(outcome := writer.session.attempt(), Committed):
+            assert isinstance(outcome, Lost)
+        if outcome.head.version % TIDY_EVERY:
+            writer.table.tidy(outcome.head)
+    versions = [path for path in world.files("metadata") if path.endswith("metadata.json")]
+    assert len(versions) <= VERSIONS_KEPT + TIDY_EVERY
+
+
+def test_what_a_branch_of_others_names_is_kept(world: World) -> None:
+    writer = world.writer()
+    head = writer.commit()
+    handle = _plain(world.catalog).load_table(("demo", "tokens"))
+    handle.manage_snapshots().create_branch(_snapshot(head).snapshot_id, "theirs").commit()
+    for _ in range(SNAPSHOTS_LIVE + MERGE_AGE_MAX + 3 * TIDY_EVERY):
+        head = writer.commit()
+    live = [snapshot.sequence_number for snapshot in head.detail.metadata.snapshots]
+    assert min(live) < head.version - SNAPSHOTS_LIVE - MERGE_AGE_MAX
+    lists = world.files("metadata/lists")
+    assert len(lists) <= SNAPSHOTS_LIVE + TIDY_EVERY + 1, "a branch keeps its own and no more"
+    io = head.detail.handle.io
+    for snapshot in head.detail.metadata.snapshots:
+        for manifest in snapshot.manifests(io):
+            assert io.new_input(manifest.manifest_path).exists()
+
+
+def test_an_outdated_merge_is_written_again_once(world: World) -> None:
+    writer = world.writer()
+    head = writer.commit()
+    while not writer.table._manifests._prepared:
+        head = writer.commit()
+    (prepared,) = writer.table._manifests._prepared
+    writer.table._manifests._prepared = [
+        replace(prepared, version=head.version - MERGE_AGE_MAX - 1)
+    ]
+    for _ in range(2):
+        writer.table._prepared(head, Change(head.state, ()))
+        (renewed,) = writer.table._manifests._prepared
+        assert renewed.version == head.version + 1
+    count = len(world.files("metadata/manifests"))
+    writer.table._prepared(head, Change(head.state, ()))
+    assert len(world.files("metadata/manifests")) == count
+
+
+@pytest.mark.parametrize("name", ["batchweave.schema", "batchweave.mesh"])
+def test_a_stream_without_what_describes_it_is_corruption(world: World, name: str) -> None:
+    with _plain(world.catalog).load_table(("demo", "tokens")).transaction() as transaction:
+        transaction.remove_properties(name)
+    with pytest.raises(StreamCorrupted, match=name):
+        world.table()
+
+
+def test_a_property_of_the_table_does_not_say_where_the_store_is(world: World) -> None:
+    handle = _plain(world.catalog).load_table(("demo", "tokens"))
+    handle.metadata.properties["s3.endpoint"] = "http://evil"
+    handle.io.properties = {"s3.endpoint": "http://evil", "s3.session-token": "lent"}
+    handle.catalog.properties["s3.endpoint"] = "http://good"
+    found = store_properties(handle)
+    assert (found["s3.endpoint"], found["s3.session-token"]) == ("http://good", "lent")

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from pyiceberg.manifest import ManifestFile
+from pyiceberg.manifest import ManifestContent, ManifestFile
 
 from batchweave.catalogs.merging import ENTRIES_MAX, LATE_VERSIONS, Block, due_blocks
 
@@ -15,6 +15,7 @@ def manifest(path: str, first: int, version: int, entries: int) -> ManifestFile:
     return ManifestFile.from_args(
         manifest_path=path,
         partition_spec_id=0,
+        content=ManifestContent.DATA,
         sequence_number=version,
         min_sequence_number=first,
         added_files_count=entries,
@@ -106,3 +107,11 @@ def test_a_block_closed_by_a_commit_without_data_falls_to_the_next_with_some() -
     (block,) = due_blocks(later, 18)
     assert block.completed_by(later[:-1], 17)
     assert not block.completed_by(later, 18)
+
+
+def test_a_manifest_of_deletions_is_never_merged() -> None:
+    ones = [manifest(str(version), version, version, 1) for version in range(8, 16)]
+    assert len(list(due_blocks(ones, 15))) == 1
+    ones[3]._data[3] = ManifestContent.DELETES
+    assert ones[3].content == ManifestContent.DELETES
+    assert list(due_blocks(ones, 15)) == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -18,9 +20,12 @@ from pyiceberg.exceptions import (
     NoSuchTableError,
     TableAlreadyExistsError,
 )
+from pyiceberg.io import OutputFile
 from pyiceberg.table import Table
 from pyiceberg.table.update import SetPropertiesUpdate
 
+import batchweave as bw
+from batchweave.catalogs.files import ObjectsFileIO
 from batchweave.catalogs.object_store import (
     HINT,
     IDLE_POLLS_PER_LIST,
@@ -30,7 +35,7 @@ from batchweave.catalogs.object_store import (
     version_path,
 )
 from batchweave.errors import InvalidSettings, ObjectNotFound, StoreUnavailable
-from batchweave.objects import Objects
+from batchweave.objects import MemoryObjects, Objects
 from tests.watched import Watch, WatchedObjects
 
 IMPLEMENTATION = "batchweave.catalogs.object_store.ObjectStoreCatalog"
@@ -541,3 +546,151 @@ def test_the_repr_shows_no_credentials() -> None:
     )
     assert "FAKE" not in repr(catalog)
     assert "s3://bucket/w" in repr(catalog)
+
+
+# -- one name, one thing -----------------------------------------------------------------------
+
+
+def test_nothing_is_created_below_a_table(catalog: ObjectStoreCatalog) -> None:
+    for name in (NAME, (*NAME, "deeper")):
+        with pytest.raises(TableAlreadyExistsError, match=r"demo\.numbers is a table"):
+            catalog.create_namespace(name)
+    assert catalog.list_namespaces("demo") == []
+
+
+def test_a_table_does_not_take_the_name_of_a_namespace(catalog: ObjectStoreCatalog) -> None:
+    catalog.create_namespace(("demo", "deep"))
+    with pytest.raises(NamespaceAlreadyExistsError, match=r"demo\.deep is a namespace"):
+        catalog.create_table(("demo", "deep"), SCHEMA)
+    assert catalog.list_tables("demo") == [NAME]
+
+
+def test_streams_do_not_nest() -> None:
+    streams = bw.load_catalog("x", type="object-store", warehouse="memory://nested")
+    mesh = bw.Mesh(dp=1)
+    streams.create_stream("a.b", schema=SCHEMA, mesh=mesh)
+    with pytest.raises(bw.InvalidName, match=r"a\.b is a table"):
+        streams.create_stream("a.b.c", schema=SCHEMA, mesh=mesh)
+    streams.create_stream("a.d.e", schema=SCHEMA, mesh=mesh)
+    with pytest.raises(bw.StreamExists, match=r"a\.d is a namespace"):
+        streams.create_stream("a.d", schema=SCHEMA, mesh=mesh)
+    assert streams.list_streams() == ["a.b", "a.d.e"]
+
+
+def test_dropping_leaves_what_lies_inside_but_is_not_the_tables(
+    catalog: ObjectStoreCatalog,
+) -> None:
+    """An older version of this catalog let names nest."""
+    kept = ["inner/namespace.json", "other/metadata/v1.metadata.json", "other/data/x.parquet"]
+    for path in kept:
+        catalog.objects.create(f"{FOLDER}/{path}", b"{}")
+    catalog.objects.create(f"{FOLDER}/data/x.parquet", b"1")
+    catalog.drop_table(NAME)
+    assert sorted(info.path for info in catalog.objects.list(FOLDER)) == sorted(
+        f"{FOLDER}/{path}" for path in kept
+    )
+
+
+def test_a_table_created_while_its_namesake_is_dropped_keeps_its_files(
+    watched: ObjectStoreCatalog, watch: Watch
+) -> None:
+    watched.objects.create(f"{FOLDER}/data/old.parquet", b"1")
+    other = _other(watched)
+
+    def create(verb: str, path: str) -> None:
+        if verb == "delete" and path.endswith("/v1.metadata.json"):
+            watch.after = Watch().after
+            other.create_table(NAME, SCHEMA)
+            other.objects.create(f"{FOLDER}/data/new.parquet", b"1")
+
+    watch.after = create
+    watched.drop_table(NAME)
+    assert other.load_table(NAME).schema().column_names == ["n", "text"]
+    assert [info.path for info in other.objects.list(f"{FOLDER}/data")] == [
+        f"{FOLDER}/data/new.parquet"
+    ]
+
+
+# -- tags that change --------------------------------------------------------------------------
+
+
+def test_a_base_that_was_touched_or_restored_is_still_the_base(tmp_path: Path) -> None:
+    catalog = _filled(ObjectStoreCatalog("local", warehouse=str(tmp_path)))
+    table = _committed(catalog, 2)
+    os.utime(tmp_path / FOLDER / version_path(3), (1, 1))
+    after = _commit(catalog, table, "after")
+    assert version_of(after.metadata_location) == 4
+    assert catalog.load_table(NAME).properties["v"] == "after"
+
+
+class TwoTags(WatchedObjects):
+    """A store whose answer to a write is another tag than what reading shows."""
+
+    def within(self, prefix: str) -> TwoTags:
+        return TwoTags(self.inner.within(prefix), self.watch, prefix)
+
+    def create(self, path: str, data: Any) -> str:
+        return super().create(path, data) + "-written"
+
+
+def test_a_store_that_writes_tags_in_two_ways_can_be_committed_to() -> None:
+    catalog = ObjectStoreCatalog("local", warehouse="memory://here")
+    catalog.objects = TwoTags(catalog.objects)
+    table = _committed(_filled(catalog), 5)
+    assert version_of(table.metadata_location) == 6
+
+
+def test_a_base_that_a_late_repetition_wrote_again_is_not_trusted(
+    watched: ObjectStoreCatalog,
+) -> None:
+    """The same bytes again, after cleaning: the tag tells, and the distance to the head."""
+    sleeper = _other(watched)
+    base = sleeper.load_table(NAME)
+    data = bytes(watched.objects.get(f"{FOLDER}/{version_path(1)}")[0])
+    head = _committed(watched, VERSIONS_KEPT + 9)
+    watched.clean_versions(head)
+    watched.objects.create(f"{FOLDER}/{version_path(1)}", data)
+    with pytest.raises(CommitStateUnknownException):
+        _commit(sleeper, base, "stale")
+    assert watched.load_table(NAME).metadata == head.metadata
+
+
+# -- files and properties ----------------------------------------------------------------------
+
+
+def test_a_file_whose_writing_failed_is_not_uploaded() -> None:
+    objects = MemoryObjects("memory://here")
+    io = ObjectsFileIO(objects)
+    with pytest.raises(ZeroDivisionError):
+        _write_and_close(io.new_output("memory://here/failed"), fail=True)
+    stream = io.new_output("memory://here/abandoned").create()
+    stream.write(b"1")
+    del stream
+    try:
+        raise ValueError("of no concern to a file written while it is handled")
+    except ValueError:
+        _write_and_close(io.new_output("memory://here/whole"), fail=False)
+    assert [info.path for info in objects.list()] == ["whole"]
+
+
+def _write_and_close(output: OutputFile, fail: bool) -> None:
+    """As pyiceberg's writers do it: ``close`` whatever happened."""
+    stream = output.create()
+    try:
+        stream.write(b"1")
+        if fail:
+            raise ZeroDivisionError
+    finally:
+        stream.close()
+
+
+def test_a_table_cannot_send_the_catalogs_credentials_elsewhere() -> None:
+    catalog = ObjectStoreCatalog(
+        "x", warehouse="s3://bucket/w", **{"s3.region": "here", "s3.anonymous": "true"}
+    )
+    theirs = {"s3.endpoint": "http://evil", "s3.region": "there", "client.region": "there"}
+    io = catalog._load_file_io({**theirs, "owner": "me"}, "s3://bucket/w/t")
+    assert "s3.endpoint" not in io.properties
+    assert "client.region" not in io.properties
+    assert io.properties["s3.region"] == "here"
+    assert io.properties["owner"] == "me"

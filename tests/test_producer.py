@@ -314,6 +314,6 @@ def test_settings_are_checked_before_anybody_is_fenced(tmp_path: Path) -> None:
     with stream.producer("p", QUICK) as producer:
         for bad in ({"freshness_s": 7200}, {"upload_threads": 2.5}, {"pending_batches_max": 0.5}):
             with pytest.raises(bw.InvalidSettings):
-                bw.ProducerSettings(**bad)  # type: ignore[arg-type]
+                bw.ProducerSettings(**bad)
         producer.publish([tokens(1)] * 2).step()
     assert stream.head().producers["p"].generation == 1
