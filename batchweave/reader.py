@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +103,7 @@ class Reader:
         self._looked_to = start
         self._failing_since_s: float | None = None
         self._pool = ThreadPoolExecutor(
-            self._settings.prefetch_batches + 1,  # one to look ahead
+            fetch_threads(table, self._settings) + 1,  # one to look ahead
             thread_name_prefix="batchweave-read",
         )
         with self._changed:
@@ -359,6 +360,12 @@ class Reader:
                 f"{error}"
             ) from error
         return to_batch(entry, self._share, slices)
+
+
+def fetch_threads(table: Table, settings: ReaderSettings) -> int:
+    """Threads that fetch: local files only keep processors busy, so no more than there are."""
+    local = table.objects.local_file("") is not None
+    return min(settings.fetch_threads, os.cpu_count() or 1) if local else settings.fetch_threads
 
 
 def fetch_slices(

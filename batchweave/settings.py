@@ -96,13 +96,16 @@ class ReaderSettings:
     """How a reader fetches ahead and follows.
 
     Attributes:
-        prefetch_batches: steps fetched and decoded ahead of the one handed out, by threads.
+        prefetch_batches: steps fetched and decoded ahead of the one handed out.
+        fetch_threads: how many at the same time. Fewer than steps ahead, so that no thread waits
+            for the caller to come back for more.
         prefetch_bytes_max: file bytes of those steps together; one step is always allowed.
         poll_interval_s: pause between looks for new steps while following.
         store_timeout_s: how long a failing store is retried before the error is raised.
     """
 
-    prefetch_batches: int = 4
+    prefetch_batches: int = 16
+    fetch_threads: int = 4
     prefetch_bytes_max: int = 256 * MIB
     poll_interval_s: float = 0.25
     store_timeout_s: float = 60.0
@@ -110,5 +113,11 @@ class ReaderSettings:
     def __post_init__(self) -> None:
         _check(
             self,
-            ("prefetch_batches", "prefetch_bytes_max", "poll_interval_s", "store_timeout_s"),
+            (
+                "prefetch_batches",
+                "fetch_threads",
+                "prefetch_bytes_max",
+                "poll_interval_s",
+                "store_timeout_s",
+            ),
         )

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def test_ctrl_c_ends_a_reader_that_waits_for_the_next_step(tmp_path: Path) -> No
     process = start(FOLLOW + WAIT, tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
+    time.sleep(1.0)  # until it does wait
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGINT

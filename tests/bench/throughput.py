@@ -1,6 +1,8 @@
 """Publish and read against plain loops over the same Parquet bytes, as ratios within one run.
 
-    python tests/bench/throughput.py [--repeats 5] [--batches 48] [--json out.json]
+    python tests/bench/throughput.py [--repeats 5] [--batches 128] [--rows 8] [--json out.json]
+
+With 64 rows a slice has 1 MiB, with 8 rows 128 KiB.
 
 *Publish*: a producer on a local folder, against a loop that encodes the same slices to the same
 Parquet bytes with as many threads and writes each to a file. *Read*: one rank's slice of every
@@ -28,16 +30,18 @@ import pyarrow.parquet as pq
 import batchweave as bw
 from batchweave.batch import check_slices
 from batchweave.parquet import encode
+from batchweave.reader import fetch_threads
 
 SCHEMA = pa.schema([("tokens", pa.list_(pa.int32()))])
-SLICES, ROWS, WIDTH = 8, 8, 4096
+SLICES, WIDTH = 8, 4096
+ROWS = 8
 GOAL = 0.8
 
 Slices: TypeAlias = list[dict[str, npt.NDArray[np.int32]]]
 
 
 def make_batch(random: np.random.Generator) -> Slices:
-    """64 x 4,096 tokens of a 50,000-word vocabulary over 8 slices."""
+    """Rows of 4,096 tokens of a 50,000-word vocabulary over 8 slices."""
     return [
         {"tokens": random.integers(0, 50_000, (ROWS, WIDTH), dtype=np.int32)} for _ in range(SLICES)
     ]
@@ -106,7 +110,7 @@ def repeat(number: int, count: int, catalog: bw.Catalog, folder: Path) -> dict[s
     seconds = {name: timed(jobs[name]) for name in order}
     root = stream.table.objects.uri.removeprefix("file://")
     paths = [f"{root}/{batch.parts[0].path}" for batch in stream.batches()]
-    threads = bw.ReaderSettings().prefetch_batches
+    threads = fetch_threads(stream.table, bw.ReaderSettings())
 
     def every_slice(work: Callable[[int], None]) -> Callable[[], None]:
         def run() -> None:
@@ -127,9 +131,12 @@ def main() -> int:
     """Print the table; exit 1 if a median ratio misses the goal."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=48)
+    parser.add_argument("--batches", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=8, help="rows of 4,096 tokens a slice")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    global ROWS
+    ROWS = options.rows
     megabytes = options.batches * SLICES * ROWS * WIDTH * 4 / 1e6
     with tempfile.TemporaryDirectory() as folder:
         catalog = bw.load_catalog("bench", type="object-store", warehouse=f"{folder}/warehouse")
