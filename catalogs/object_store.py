@@ -271,7 +271,8 @@ class ObjectStoreCatalog(MetastoreCatalog):
         """Remove the table and all of its files: the folder is the registration.
 
         Only what was there before its versions went, for its name may be taken again at once; and
-        nothing of namespaces and tables that lie inside of the folder.
+        nothing of namespaces and tables that lie inside of the folder. Versions that a live writer
+        put on top meanwhile go too; one that begins at 1 again is a namesake's.
 
         Raises:
             NoSuchTableError: there is no such table.
@@ -281,7 +282,10 @@ class ObjectStoreCatalog(MetastoreCatalog):
             raise NoSuchTableError(f"table {_dotted(identifier)} does not exist")
         own = _own_files([info.path for info in objects.list()])
         objects.delete([HINT])
-        self._delete_versions(objects, sorted(self._versions(objects)))
+        dropped = 0
+        while (versions := sorted(self._versions(objects))) and versions[0] > dropped:
+            self._delete_versions(objects, versions)
+            dropped = versions[-1]
         objects.delete(own)
 
     def purge_table(self, identifier: str | Identifier) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pyiceberg.catalog import load_catalog as load_pyiceberg_catalog
 
 import batchweave as bw
-from batchweave.errors import ObjectExists
+from batchweave.errors import ObjectExists, StoreUnavailable
 from batchweave.objects import Objects, open_objects
 from batchweave.sql.session import connect
 from tests.servers.proxy import Proxy
@@ -66,11 +66,15 @@ def publish_by_many(properties: dict[str, str], each: int) -> None:
     assert errors == []
 
 
-def race(objects: Objects, path: str, rivals: int) -> list[int]:
-    """Let threads create one object at the same time; returns who was told to have done it."""
+def race(objects: Objects, path: str, rivals: int) -> tuple[list[int], list[int]]:
+    """Let threads create one object at the same time: who was told to have won, who was not told.
+
+    A store may be too slow to answer all of them: then it has not said who won.
+    """
     start = threading.Barrier(rivals)
     won: list[int] = []
     lost: list[int] = []
+    untold: list[int] = []
 
     def create(me: int) -> None:
         start.wait()
@@ -79,14 +83,16 @@ def race(objects: Objects, path: str, rivals: int) -> list[int]:
             won.append(me)
         except ObjectExists:
             lost.append(me)
+        except StoreUnavailable:
+            untold.append(me)
 
     threads = [threading.Thread(target=create, args=(me,)) for me in range(rivals)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(won) + len(lost) == rivals
-    return won
+    assert len(won) + len(lost) + len(untold) == rivals
+    return won, untold
 
 
 def check_nothing_lost_or_doubled(stream: bw.Stream, each: int) -> None:
@@ -205,9 +211,9 @@ def test_more_than_a_page_of_names_is_listed_whole(properties: dict[str, str]) -
 
 def test_of_many_creators_of_an_object_exactly_one_wins(properties: dict[str, str]) -> None:
     objects = open_objects(properties["warehouse"], properties)
-    won = race(objects, "one", 16)
-    assert len(won) == 1
-    assert bytes(objects.get("one")[0]) == f"{won[0]}".encode()
+    won, untold = race(objects, "one", 16)
+    written = int(bytes(objects.get("one")[0]))
+    assert won == [written] or (won == [] and written in untold)
 
 
 # -- a network that loses answers ------------------------------------------------------------------

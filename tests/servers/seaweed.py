@@ -74,9 +74,11 @@ class S3Server:
         return int(self.endpoint.rpartition(":")[2])
 
     def bucket(self) -> str:
-        """A new, empty bucket."""
+        """A new, empty bucket with its first volume made: on a slow disk that takes seconds."""
         name = f"bucket-{next(self._numbers)}-{secrets.token_hex(4)}"
         self.client().create_bucket(Bucket=name)
+        self.client().put_object(Bucket=name, Key="first", Body=b"first")
+        self.client().delete_object(Bucket=name, Key="first")
         return name
 
     def properties(
@@ -105,7 +107,7 @@ class S3Server:
                 aws_secret_access_key=self.secret_key,
                 region_name=REGION,
                 config=Config(
-                    connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}
+                    connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 3}
                 ),
             )
         return self._client
