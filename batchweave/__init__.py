@@ -10,8 +10,11 @@ from typing import Any
 
 from batchweave.batch import Batch
 from batchweave.catalog import Catalog
+from batchweave.checkpoints import Checkpoint, Checkpoints
 from batchweave.errors import (
     BatchWeaveError,
+    CheckpointExists,
+    CheckpointNotFound,
     Fenced,
     InvalidBatch,
     InvalidInput,
@@ -74,7 +77,11 @@ __all__ = [
     "BatchEntry",
     "BatchWeaveError",
     "Catalog",
+    "Checkpoint",
+    "CheckpointExists",
+    "CheckpointNotFound",
     "CheckpointState",
+    "Checkpoints",
     "Fenced",
     "InvalidBatch",
     "InvalidInput",

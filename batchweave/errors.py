@@ -17,6 +17,8 @@
     │   ├── UnsupportedFormat   written by a newer BatchWeave, or another table version
     │   ├── StreamSealed        nothing can be published any more
     │   ├── StepReclaimed       the step's data is gone, by policy
+    │   ├── CheckpointExists    the checkpoint's ID stands for another step or consumer
+    │   ├── CheckpointNotFound  no checkpoint of that ID is registered
     │   └── StreamCorrupted     the table contradicts itself; stop and investigate
     ├── ProducerError           this producer cannot go on as it is
     │   ├── Fenced              a newer opener of the name took over; give up for good
@@ -92,6 +94,14 @@ class StreamSealed(StreamError):
 
 class StepReclaimed(StreamError, LookupError):
     """The step is below the watermark: its data was reclaimed."""
+
+
+class CheckpointExists(StreamError):
+    """The checkpoint ID is registered already, for another step or consumer."""
+
+
+class CheckpointNotFound(StreamError, LookupError):
+    """No checkpoint of that ID is registered."""
 
 
 class StreamCorrupted(StreamError):

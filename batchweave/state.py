@@ -13,13 +13,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from operator import index
+from typing import Any, SupportsIndex, TypeVar
 
 from batchweave.dac import Claim, Pace
 from batchweave.errors import (
+    CheckpointExists,
     Fenced,
+    InvalidInput,
     InvalidName,
     NotAStream,
+    StepReclaimed,
     StreamCorrupted,
     StreamSealed,
     UnsupportedFormat,
@@ -198,6 +202,58 @@ def next_chain(chain: str, step: int, digests: Sequence[str]) -> str:
 def seal(state: StreamState) -> StreamState:
     """Let nothing follow the last step. Sealing twice is sealing once."""
     return replace(state, sealed=True)
+
+
+def register_checkpoint(
+    state: StreamState, checkpoint_id: str, next_step: SupportsIndex, consumer: str, now_ms: int
+) -> StreamState:
+    """Record a checkpoint; the same state where it stands already.
+
+    Raises:
+        InvalidName: the ID or the consumer's name cannot be used.
+        InvalidInput: ``next_step`` is no step, or lies beyond the head.
+        StepReclaimed: what the checkpoint would need is gone.
+        CheckpointExists: the ID stands for another step or consumer.
+    """
+    check_name(checkpoint_id, "checkpoint")
+    check_name(consumer, "consumer")
+    step = _step(next_step)
+    if step > state.next_step:
+        raise InvalidInput(
+            f"checkpoint {checkpoint_id!r} cannot have consumed the steps below {step}: "
+            f"the stream's next step is {state.next_step}"
+        )
+    known = state.checkpoints.get(checkpoint_id)
+    if known is not None:
+        if (known.next_step, known.consumer) == (step, consumer):
+            return state
+        raise CheckpointExists(
+            f"checkpoint {checkpoint_id!r} is registered with next_step {known.next_step} for "
+            f"consumer {known.consumer!r}, not {step} for {consumer!r}: "
+            "choose another ID, or drop it first"
+        )
+    if step < state.watermark:
+        raise StepReclaimed(
+            f"checkpoint {checkpoint_id!r} would need step {step}: "
+            f"steps below {state.watermark} are reclaimed"
+        )
+    added = CheckpointState(step, consumer, now_ms)
+    return replace(state, checkpoints={**state.checkpoints, checkpoint_id: added})
+
+
+def _step(value: SupportsIndex) -> int:
+    """A step as a plain integer, from NumPy's and torch's integers, too."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or index(value) < 0:
+        raise InvalidInput(f"next_step is a whole number from 0 on, got {value!r}")
+    return index(value)
+
+
+def drop_checkpoint(state: StreamState, checkpoint_id: str) -> StreamState:
+    """Forget a checkpoint; the same state where there is none of that ID."""
+    if checkpoint_id not in state.checkpoints:
+        return state
+    kept = {name: one for name, one in state.checkpoints.items() if name != checkpoint_id}
+    return replace(state, checkpoints=kept)
 
 
 # -- the state as table properties -------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchweave.checkpoints import Checkpoints
 from batchweave.clock import Clock, SystemClock
 from batchweave.commit import commit
 from batchweave.errors import InvalidMesh
@@ -54,6 +55,11 @@ class Stream:
     def table(self) -> Table:
         """The table behind the stream, for tools that need more than the facade gives."""
         return self._table
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The registry of model checkpoints: register, drop, list, latest, get."""
+        return Checkpoints(self._table, self._clock)
 
     def head(self) -> StreamState:
         """The stream's state at the newest version: next step, producers, checkpoints, sealed."""
