@@ -35,6 +35,7 @@ class Batch:
         producer, sequence: who published it.
         committed_at_ms: the producer's wall clock at the commit.
         sources: what the producer said of each slice's origin.
+        rows: which rows of each of these slices ``table`` holds.
     """
 
     step: int
@@ -45,6 +46,7 @@ class Batch:
     committed_at_ms: int
     sources: tuple[str | None, ...] = field(repr=False)
     arrays: Mapping[str, ArrayType] = field(repr=False, default_factory=dict)
+    rows: tuple[range, ...] = field(repr=False, default=())
 
     def numpy(self) -> dict[str, Any]:
         """The rows as NumPy arrays, one a column, zero-copy (read-only) where Arrow allows.

@@ -2,15 +2,15 @@
 
 `ObstoreObjects` speaks to S3, GCS, Azure and local folders; `MemoryObjects` is its in-memory twin
 for tests, simulations and ``memory://`` warehouses. Both are safe to use from many threads.
-Errors of the store are mapped to the error tree here and nowhere else.
-Imports: standard library, obstore, errors, s3_store.
+Imports: standard library, obstore, errors, clock, s3_store, cloud_stores, store_clients,
+store_errors.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,28 +18,17 @@ from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    InvalidPathError,
-    NotFoundError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
-from obstore.store import LocalStore, from_url
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore
 
-from batchweave.errors import (
-    InvalidSettings,
-    ObjectExists,
-    ObjectNotFound,
-    StoreDenied,
-    StoreError,
-    StoreFull,
-    StoreUnavailable,
-)
-from batchweave.s3_store import LARGE_BYTES, S3Stores, open_s3
+from batchweave.clock import Clock, SystemClock
+from batchweave.cloud_stores import azure_place, open_azure, open_gcs
+from batchweave.errors import InvalidSettings, ObjectExists, ObjectNotFound, StoreUnavailable
+from batchweave.s3_store import open_s3
+from batchweave.store_clients import LARGE_BYTES, Clients
+from batchweave.store_errors import first_line, mapped
 
+AZURE_SCHEMES = ("az", "azure", "abfs", "abfss")
 Children: TypeAlias = "tuple[list[str], list[ObjectInfo]]"  # `list` is a method further down
 Buffer: TypeAlias = Any  # bytes, memoryview or obstore.Bytes; typing.Buffer is Python 3.12
 
@@ -124,7 +113,7 @@ class ObstoreObjects:
 
     def __init__(self, store: Any, uri: str, prefix: str = "") -> None:
         self._stores = store
-        self._store = store.reading if isinstance(store, S3Stores) else store
+        self._store = store.reading if isinstance(store, Clients) else store
         self._uri = uri.rstrip("/")
         self._prefix = prefix
 
@@ -136,7 +125,7 @@ class ObstoreObjects:
         return ObstoreObjects(self._stores, f"{self._uri}/{prefix}", join(self._prefix, prefix))
 
     def get(self, path: str) -> tuple[Buffer, str]:
-        with _mapped(path):
+        with mapped(self._at(path)):
             result = obstore.get(self._store, self._path(path))
             return result.bytes(), result.meta["e_tag"] or ""
 
@@ -144,7 +133,7 @@ class ObstoreObjects:
         return f"/{self._path(path)}" if isinstance(self._store, LocalStore) else None
 
     def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[Buffer]:
-        with _mapped(path):
+        with mapped(self._at(path)):
             return obstore.get_ranges(
                 self._store,
                 self._path(path),
@@ -155,7 +144,7 @@ class ObstoreObjects:
 
     def get_range(self, path: str, start: int, length: int) -> Buffer:
         try:
-            with _mapped(path):
+            with mapped(self._at(path)):
                 return obstore.get_range(self._store, self._path(path), start=start, length=length)
         except StoreUnavailable:
             if start < self.head(path).size:
@@ -163,54 +152,57 @@ class ObstoreObjects:
             return b""  # stores refuse a range that begins where the object ends: nothing is there
 
     def head(self, path: str) -> ObjectInfo:
-        with _mapped(path):
+        with mapped(self._at(path)):
             return self._info(obstore.head(self._store, self._path(path)))
 
     def create(self, path: str, data: Buffer) -> str:
         body = _bytes(data)
-        with _mapped(path):
+        with mapped(self._at(path)):
             result = obstore.put(self._creating(body), self._path(path), body, mode="create")
             return result["e_tag"] or ""
 
     def overwrite(self, path: str, data: Buffer) -> str:
-        with _mapped(path):
+        with mapped(self._at(path)):
             return obstore.put(self._store, self._path(path), _bytes(data))["e_tag"] or ""
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        with _mapped(prefix):
+        with mapped(self._at(prefix)):
             for chunk in obstore.list(self._store, prefix=self._path(prefix)):
                 for meta in chunk:
                     yield self._info(meta)
 
     def children(self, prefix: str = "") -> Children:
-        with _mapped(prefix):
+        with mapped(self._at(prefix)):
             found = obstore.list_with_delimiter(self._store, self._path(prefix))
             folders = [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
             return folders, [self._info(meta) for meta in found["objects"]]
 
     def delete(self, paths: Iterable[str]) -> None:
-        wanted = [self._path(path) for path in paths]
+        wanted = list(paths)
         if not wanted:
             return
         if not isinstance(self._store, LocalStore):
-            with _mapped(wanted[0]):
-                obstore.delete(self._store, wanted)
-            return
-        for path in wanted:  # a local store stops at the first that is missing
             try:
-                with _mapped(path):
-                    obstore.delete(self._store, path)
+                with mapped(self._uri):
+                    obstore.delete(self._store, [self._path(path) for path in wanted])
+                return
             except ObjectNotFound:
-                pass
+                pass  # Azure and GCS stop at what is missing, as a local store does; S3 does not
+        for path in wanted:
+            with contextlib.suppress(ObjectNotFound), mapped(self._at(path)):
+                obstore.delete(self._store, self._path(path))
 
     def _creating(self, body: bytes | memoryview) -> Any:
-        if not isinstance(self._stores, S3Stores):
+        if not isinstance(self._stores, Clients):
             return self._store
         large = memoryview(body).nbytes > LARGE_BYTES
         return self._stores.creating_large if large else self._stores.creating
 
     def _path(self, path: str) -> str:
         return join(self._prefix, path)
+
+    def _at(self, path: str) -> str:
+        return f"{self._uri}/{path}" if path else self._uri
 
     def _info(self, meta: Any) -> ObjectInfo:
         path = meta["path"]
@@ -229,9 +221,16 @@ class MemoryObjects:
     Source: the in-memory stores that obstore and icechunk treat as first-class.
     """
 
-    def __init__(self, uri: str = "memory://local", *, _shared: _Shelf | None = None) -> None:
+    def __init__(
+        self,
+        uri: str = "memory://local",
+        *,
+        clock: Clock | None = None,
+        _shared: _Shelf | None = None,
+    ) -> None:
+        """``clock`` is what objects are dated by."""
         self._uri = uri.rstrip("/")
-        self._shelf = _shared or _Shelf()
+        self._shelf = _shared or _Shelf(clock or SystemClock())
         self._prefix = ""
 
     @property
@@ -244,7 +243,7 @@ class MemoryObjects:
         return inner
 
     def get(self, path: str) -> tuple[Buffer, str]:
-        data, e_tag = self._find(path)
+        data, e_tag, _ = self._find(path)
         return data, e_tag
 
     def local_file(self, path: str) -> str | None:
@@ -257,8 +256,8 @@ class MemoryObjects:
         return memoryview(self._find(path)[0])[start : start + length]
 
     def head(self, path: str) -> ObjectInfo:
-        data, e_tag = self._find(path)
-        return ObjectInfo(path, len(data), e_tag, 0)
+        data, e_tag, modified_ms = self._find(path)
+        return ObjectInfo(path, len(data), e_tag, modified_ms)
 
     def create(self, path: str, data: Buffer) -> str:
         return self._put(path, data, absent=True)
@@ -273,8 +272,8 @@ class MemoryObjects:
             found = sorted(key for key in keys if not root or key.startswith(root + "/"))
             sizes = {key: self._shelf.items[key] for key in found}
         skip = len(self._prefix) + 1 if self._prefix else 0
-        for key, (data, e_tag) in sizes.items():
-            yield ObjectInfo(key[skip:], len(data), e_tag, 0)
+        for key, (data, e_tag, modified_ms) in sizes.items():
+            yield ObjectInfo(key[skip:], len(data), e_tag, modified_ms)
 
     def children(self, prefix: str = "") -> Children:
         folders: dict[str, None] = {}
@@ -293,7 +292,7 @@ class MemoryObjects:
             for path in paths:
                 self._shelf.items.pop(join(self._prefix, path), None)
 
-    def _find(self, path: str) -> tuple[bytes, str]:
+    def _find(self, path: str) -> tuple[bytes, str, int]:
         with self._shelf.lock:
             try:
                 return self._shelf.items[join(self._prefix, path)]
@@ -306,7 +305,7 @@ class MemoryObjects:
             if absent and key in self._shelf.items:
                 raise ObjectExists(f"an object exists at {self._uri}/{path}")
             e_tag = str(next(self._shelf.tags))
-            self._shelf.items[key] = (bytes(data), e_tag)
+            self._shelf.items[key] = (bytes(data), e_tag, self._shelf.clock.now_ms())
             return e_tag
 
     def __repr__(self) -> str:
@@ -314,37 +313,49 @@ class MemoryObjects:
 
 
 class _Shelf:
-    """What `MemoryObjects` that share a root keep: path -> (bytes, version tag)."""
+    """What `MemoryObjects` that share a root keep: path -> (bytes, version tag, time)."""
 
-    def __init__(self) -> None:
-        self.items: dict[str, tuple[bytes, str]] = {}
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.items: dict[str, tuple[bytes, str, int]] = {}
         self.tags = itertools.count(1)
         self.lock = threading.Lock()
 
 
 def open_objects(uri: str, properties: Mapping[str, str] | None = None) -> Objects:
-    """Open the store behind a URI or a local path.
+    """Open the store behind a URI or a local path. Nothing is sent to it yet.
 
-    ``properties`` are pyiceberg's (``s3.endpoint``, ``s3.access-key-id``, ``s3.region`` ...).
+    Schemes: none or ``file``, ``memory``, ``s3`` (``s3a``), ``gs``, and ``abfss`` (``abfs``,
+    ``az``, ``azure``), whose account is in the URI or in ``adls.account-name``. ``properties`` are
+    pyiceberg's (``s3.endpoint``, ``s3.access-key-id``, ``gcs.oauth2.token``, ``adls.sas-token`` …).
 
     Raises:
         InvalidSettings: an unknown scheme, or a property that the store refuses.
+        StoreDenied: no credentials were given, and none were found.
     """
     scheme, rest = split_uri(uri)
     if scheme == "memory":
         return MemoryObjects(f"memory://{rest}")
     if scheme == "file":
         return _open_local(rest)
-    options = properties or {}
     try:
-        if scheme in ("s3", "s3a"):
-            bucket, _, prefix = rest.partition("/")
-            if not bucket:
-                raise ValueError("it names no bucket")
-            return ObstoreObjects(open_s3(bucket, options), uri, prefix.strip("/"))
-        return ObstoreObjects(from_url(uri), uri)
+        return _open_remote(uri, scheme, rest, properties or {})
     except (BaseError, ValueError) as error:
-        raise InvalidSettings(f"cannot open {uri!r}: {_first_line(error)}") from None
+        raise InvalidSettings(f"cannot open {uri!r}: {first_line(error)}") from None
+
+
+def _open_remote(uri: str, scheme: str, rest: str, properties: Mapping[str, str]) -> ObstoreObjects:
+    bucket, account, prefix = azure_place(rest)
+    if not bucket:
+        raise ValueError("it names no bucket")
+    if scheme in AZURE_SCHEMES:
+        return ObstoreObjects(open_azure(bucket, account, properties), uri, prefix)
+    bucket, _, prefix = rest.partition("/")
+    if scheme in ("s3", "s3a"):
+        return ObstoreObjects(open_s3(bucket, properties), uri, prefix.strip("/"))
+    if scheme == "gs":
+        return ObstoreObjects(open_gcs(bucket, properties), uri, prefix.strip("/"))
+    raise ValueError("warehouses are folders, memory://, s3://, gs:// or az://")
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -363,82 +374,6 @@ def _open_local(path: str) -> ObstoreObjects:
     return ObstoreObjects(LocalStore(), f"file://{path}", path.strip("/"))
 
 
-class _mapped:  # noqa: N801 - reads as a clause: with _mapped(path): ...
-    """Translate obstore's exceptions into the error tree."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, StoreError):
-            return
-        if isinstance(error, (BaseError, OSError)) or _is_bad_path(error):
-            raise _translated(error, self._path) from None
-
-
-def _is_bad_path(error: BaseException) -> bool:
-    """Whether obstore's binding, not the store, refused the path."""
-    return isinstance(error, ValueError) and "Could not parse path" in str(error)
-
-
-_XML_CODE = re.compile(r"<Code>(\w+)</Code>")
-_FULL = ("os error 28)", "os error 122)", "No space left", "quota")
-_DENIED = (
-    "os error 1)",  # not permitted
-    "os error 13)",  # permission denied
-    "os error 20)",  # a parent is a file
-    "os error 30)",  # read-only file system
-    "AccessDenied",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "401 Unauthorized",
-    "403 Forbidden",
-)
-
-
-def _translated(error: BaseException, path: str) -> StoreError:
-    text = _said(error)
-    if "NoSuchBucket" in str(error):
-        return StoreDenied(
-            f"the store refused {path!r}: the bucket does not exist, or these credentials may not "
-            "see it. Create it, or correct the warehouse"
-        )
-    if isinstance(error, (FileNotFoundError, NotFoundError)):
-        return ObjectNotFound(f"no object at {path!r}")
-    if isinstance(error, (AlreadyExistsError, PreconditionError)):
-        return ObjectExists(f"an object exists at {path!r}")
-    if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
-        return StoreDenied(f"the store refused {path!r}: {text}")
-    whole = str(error)
-    if any(mark in whole for mark in _FULL):
-        return StoreFull(f"no space left to write {path!r}: free some, nothing was lost")
-    if any(mark in whole for mark in _DENIED):
-        return StoreDenied(f"the store refused {path!r}: {text}")
-    if isinstance(error, InvalidPathError) or _is_bad_path(error):
-        return ObjectNotFound(f"not a path: {path!r}")
-    return StoreUnavailable(f"the store failed on {path!r}: {text}")
-
-
 def _bytes(data: Buffer) -> bytes | memoryview:
     """A view that obstore takes: unsigned bytes, one dimension. Nothing is copied."""
     return data if isinstance(data, bytes) else memoryview(data).cast("B")
-
-
-def _said(error: BaseException) -> str:
-    """What the store said, in one line: of an XML answer its code only, as the rest may repeat
-    the request.
-    """
-    text = _first_line(error)
-    answer = text.find("<")
-    if answer < 0:
-        return text
-    code = _XML_CODE.search(str(error))
-    return text[:answer] + (code.group(1) if code else "")
-
-
-def _first_line(error: BaseException) -> str:
-    lines: Sequence[str] = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -31,6 +31,7 @@ from batchweave.table import SLICE, SOURCE, Part
 
 NOTES_KEY = "batchweave.slices"
 FOOTER_TAIL_BYTES = 8
+MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,15 @@ def decode(
     if isinstance(source, Mapping):
         source = pa.PythonFile(Fetched(part.bytes, source), mode="r")
     try:
-        file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
+        footer = _footer_bytes(part, source)
+        file = pq.ParquetFile(
+            source,
+            pre_buffer=False,
+            page_checksum_verification=True,
+            # Nothing in a footer is longer than the footer: a damaged length allocates no more.
+            thrift_string_size_limit=footer,
+            thrift_container_size_limit=footer,
+        )
         if file.metadata.num_row_groups != part.slices:
             raise StreamCorrupted(
                 f"{part.path} has {file.metadata.num_row_groups} row groups, not {part.slices}"
@@ -241,6 +250,26 @@ def decode(
         return [_decode_slice(file, part, index, wanted, text) for index in slices]
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise StreamCorrupted(f"{part.path} cannot be decoded: {error}") from error
+
+
+def _footer_bytes(part: Part, source: pa.NativeFile) -> int:
+    """The length of the footer; raises `StreamCorrupted` unless it ends the file that we know.
+
+    It is looked at before the parser is, which trusts what it is given.
+    """
+    size = int(source.size())
+    if size != part.bytes:
+        raise StreamCorrupted(f"{part.path} has {size} bytes, not {part.bytes}")
+    source.seek(size - FOOTER_TAIL_BYTES)
+    tail = bytes(source.read(FOOTER_TAIL_BYTES))
+    source.seek(0)
+    length = int.from_bytes(tail[:4], "little")
+    known = size - FOOTER_TAIL_BYTES - part.data_end
+    if tail[4:] != MAGIC or length != known:
+        raise StreamCorrupted(
+            f"{part.path} does not end with a Parquet footer of {known} bytes: it was changed"
+        )
+    return known
 
 
 def _decode_slice(file: Any, part: Part, index: int, schema: pa.Schema, text: bytes) -> SliceData:

@@ -258,12 +258,33 @@ def test_no_error_of_the_store_leaks(
 ) -> None:
     _failing(monkeypatch, operation, kind("boom\n\nDebug source: much more"))
     missing = kind.__name__ in ("NotFoundError", "InvalidPathError")
-    if operation == "delete" and missing and real.uri.startswith("file:"):
+    if operation == "delete" and missing:
         real.delete(["x"])  # what is not there is as good as deleted
         return
     with pytest.raises(StoreError) as raised:
         OPERATIONS[operation][1](real)
     assert "much more" not in str(raised.value)
+
+
+def test_a_store_that_stops_at_what_is_missing_deletes_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Azure's and GCS's do where several are deleted at once."""
+    objects = ObstoreObjects(MemoryStore(), "az://container")
+    for path in ("a", "b"):
+        objects.create(path, b"1")
+    delete = obstore.delete
+
+    def stopping(store: Any, paths: Any) -> None:
+        if not isinstance(paths, str):
+            raise obstore.exceptions.NotFoundError("missing: 404")
+        if paths == "missing":
+            raise obstore.exceptions.NotFoundError("404")
+        delete(store, paths)
+
+    monkeypatch.setattr(obstore, "delete", stopping)
+    objects.delete(["a", "missing", "b"])
+    assert _paths(objects) == []
 
 
 def test_obstore_has_the_errors_that_were_thought_of() -> None:
@@ -300,6 +321,10 @@ def test_obstore_has_the_errors_that_were_thought_of() -> None:
         (obstore.exceptions.GenericError("503 Slow Down"), StoreUnavailable),
         (obstore.exceptions.GenericError("409 ConditionalRequestConflict"), StoreUnavailable),
         (obstore.exceptions.GenericError("HTTP error: operation timed out"), StoreUnavailable),
+        (obstore.exceptions.GenericError("<Code>RequestTimeTooSkewed</Code>"), StoreDenied),
+        (obstore.exceptions.GenericError("<Code>ExpiredToken</Code>"), StoreDenied),
+        (obstore.exceptions.NotFoundError("404 <Code>ContainerNotFound</Code>"), StoreDenied),
+        (obstore.exceptions.GenericError("501 Not Implemented"), StoreDenied),
         (OSError("connection reset"), StoreUnavailable),
     ],
 )

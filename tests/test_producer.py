@@ -298,7 +298,7 @@ def test_a_publish_that_cannot_start_leaves_no_gap(
     with stream.producer("p", QUICK) as producer:
         producer.publish([tokens(0)] * 2).step()
         with monkeypatch.context() as patch:
-            patch.setattr(producer._pool, "submit", _no_thread)
+            patch.setattr(producer._uploads._pool, "submit", _no_thread)
             with pytest.raises(bw.PendingLimit, match="publish again"):
                 producer.publish([tokens(1)] * 2)
         assert producer.publish([tokens(1)] * 2).step() == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ import pytest
 import batchweave as bw
 from batchweave.clock import exiting
 from batchweave.errors import StoreDenied, StoreUnavailable
+from batchweave.mesh import Share
 from batchweave.reader import Reader
+from batchweave.reader.fetching import fetch_bytes
 from batchweave.table import BatchEntry
 from tests.streams import QUICK, TOKENS, make_stream, numbers, publish_numbers, tokens
 
@@ -233,7 +236,7 @@ def test_no_step_is_lost_where_no_thread_can_be_started(
             self.left -= 1
             return no_thread() if self.left == -1 else super().submit(*call, **more)
 
-    monkeypatch.setattr("batchweave.reader.ThreadPoolExecutor", Exhausted)
+    monkeypatch.setattr("batchweave.reader.delivery.ThreadPoolExecutor", Exhausted)
     reader = stream.read(slice=0, settings=bw.ReaderSettings(prefetch_batches=2))
     steps, error = in_time(lambda: steps_until_it_ends(reader))
     assert steps == list(range(len(steps)))
@@ -246,14 +249,13 @@ def test_what_goes_wrong_while_looking_ahead_is_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = wide_stream(tmp_path, slices=2, steps=6)
-    size = Reader._size
 
-    def broken(reader: Reader, entry: BatchEntry) -> int:
+    def broken(entry: BatchEntry, share: Share) -> int:
         if entry.step == 0:
             raise IndexError("no such column")
-        return size(reader, entry)
+        return fetch_bytes(entry, share)
 
-    monkeypatch.setattr(Reader, "_size", broken)
+    monkeypatch.setattr("batchweave.reader.delivery.fetch_bytes", broken)
     steps, error = in_time(lambda: steps_until_it_ends(stream.read(slice=0)))
     assert steps == []
     assert isinstance(error, IndexError)
@@ -288,7 +290,7 @@ def test_a_reader_that_the_end_of_the_program_stops_does_not_end_as_if_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = wide_stream(tmp_path, slices=2, steps=2)
-    monkeypatch.setattr("batchweave.reader.exiting", lambda: True)
+    monkeypatch.setattr("batchweave.clock.exiting", lambda: True)
     reader = stream.read(slice=0)
     for _ in range(2):
         with pytest.raises(bw.StreamError, match="the program is exiting"):
@@ -353,7 +355,9 @@ def test_closing_ends_a_call_that_waits_for_a_fetch(
 ) -> None:
     stream = wide_stream(tmp_path, slices=2, steps=3)
     # One thread, which the look for a fourth step keeps: the fetch of step 1 never begins.
-    monkeypatch.setattr("batchweave.reader.ThreadPoolExecutor", lambda *_, **__: one_thread())
+    monkeypatch.setattr(
+        "batchweave.reader.delivery.ThreadPoolExecutor", lambda *_, **__: one_thread()
+    )
     settings = bw.ReaderSettings(prefetch_batches=1, poll_interval_s=0.02)
     reader = stream.read(slice=0, follow=True, settings=settings)
     assert next(reader).step == 0
@@ -373,7 +377,7 @@ def test_closing_ends_a_call_that_waits_for_a_store_that_is_down(
     def down(*_: Any) -> Any:
         raise StoreUnavailable("down")
 
-    monkeypatch.setattr("batchweave.reader.fetch_slices", down)
+    monkeypatch.setattr("batchweave.reader.fetching.fetch_slices", down)
     reader = stream.read(slice=0)
     threading.Timer(0.2, reader.close).start()
     assert in_time(lambda: steps_until_it_ends(reader)) == ([], None)
@@ -396,6 +400,54 @@ def test_slices_that_are_none_are_refused_by_name(
 ) -> None:
     with pytest.raises(bw.InvalidMesh, match=message):
         make_stream(tmp_path).read(slice=wanted)
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        (Share((0,), part=2, parts=2), "part 0 to 1 of 2, got part 2"),
+        (Share((0,), part=-1, parts=2), "got part -1"),
+        (Share((0,), parts=0), "got part 0"),
+        (Share((0, 1), part=0, parts=2), "only one slice can be dealt in parts"),
+        (Share((0, 0)), "each once"),
+        (Share(()), "at least one slice"),
+        (Share((2,)), "slices 0 to 1, asked for 2"),
+        (Share((0,), part="x", parts=2), "a share's part is a whole number"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_hand_made_share_is_checked(tmp_path: Path, share: Share, message: str) -> None:
+    stream = make_stream(tmp_path)
+    with pytest.raises(bw.InvalidMesh, match=message):
+        Reader(stream.table, share)
+
+
+def test_ctrl_c_as_the_lock_is_taken_does_not_keep_it(tmp_path: Path) -> None:
+    """Raised wherever the interpreter may raise it between taking a lock and a ``with`` block."""
+    stream = wide_stream(tmp_path, slices=2, steps=3)
+    reader = stream.read(slice=0, settings=bw.ReaderSettings(prefetch_batches=1))
+    interrupted: list[object] = []
+
+    def interrupt(frame: Any, event: str, argument: Any) -> None:
+        taken = getattr(argument, "__self__", None) is reader._lock
+        if event == "c_return" and taken and argument.__name__ == "__enter__":
+            interrupted.append(argument)
+            raise KeyboardInterrupt
+
+    def read_interrupted() -> list[int]:
+        steps = []
+        sys.setprofile(interrupt)
+        try:
+            steps += [batch.step for batch in reader]
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        reader.close()
+        return steps
+
+    steps = in_time(read_interrupted)
+    assert interrupted == []
+    assert steps == [0, 1, 2]
 
 
 @pytest.mark.parametrize("value", ["3", 1.5, True])

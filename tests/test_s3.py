@@ -416,9 +416,19 @@ def test_a_timeout_that_is_no_time_is_refused(
         catalog_with({**properties, name: text})
 
 
-def test_a_missing_bucket_is_told_by_create_stream(s3: S3Server) -> None:
-    with pytest.raises(bw.StoreDenied, match=r"bucket does not exist.*Create it"):
-        make_stream(s3.properties("no-such-bucket"))
+@pytest.mark.parametrize("kind", ["object-store", "delta"])
+def test_a_missing_bucket_is_told_by_name(s3: S3Server, kind: str) -> None:
+    catalog = bw.load_catalog("s3", type=kind, **s3.properties("no-such-bucket"))
+    calls: list[Callable[[], object]] = [
+        lambda: catalog.create_stream("demo.tokens", schema=TOKENS, mesh=bw.Mesh(dp=2)),
+        lambda: catalog.load_stream("demo.tokens"),
+        lambda: catalog.list_streams(),
+    ]
+    for call in calls:
+        with pytest.raises(
+            bw.StoreDenied, match=r"s3://no-such-bucket/.*bucket does not exist.*Create it"
+        ):
+            call()
 
 
 def test_who_may_only_read_reads_and_cannot_publish(

@@ -1,9 +1,10 @@
 """Runs a command for as long as whoever started it lives, however that ends.
 
-    python -m tests.servers.guard <folder to remove> <command> [argument ...]
+    python -m tests.servers.guard <folder to remove> <user or -> <command> [argument ...]
 
 Standard input is a pipe whose other end its owner holds: the end of the pipe is the end of the
-command, also where the owner was killed. Ctrl-C goes to the owner only.
+command, also where the owner was killed. Ctrl-C goes to the owner only. The user is a name that
+root hands its rights to, for servers that refuse to run as root; ``-`` stays what it is.
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ import threading
 
 
 def main() -> int:
-    folder, *command = sys.argv[1:]
+    folder, user, *command = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    stays = user == "-"
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        user=None if stays else user,
+        extra_groups=None if stays else [],
+    )
 
     def wait_for_owner() -> None:
         sys.stdin.buffer.read()

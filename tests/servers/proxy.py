@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import random
+import ssl
 import subprocess
 import sys
 import threading
@@ -27,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 WRITES = ("PUT", "POST", "DELETE")
 CHUNK = 256 * 1024
 HEAD_MAX = 256 * 1024
+CONDITION = b"if-none-match:"
+DATA_FOLDER = b"/data/"
+"""Part of the paths of streams' data files; all else is metadata."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class Faults:
         silent: connections are taken, and nothing is ever answered.
         queue: conditional writes of one path reach the server one after the other. S3 settles
             rivals at once; a server that makes them wait for a lock would measure its lock.
+        unconditional: the condition of a conditional write is taken away, as by a store that does
+            not know it.
+        unimplemented: conditional writes are answered with 501 and not forwarded.
+        deny: every request is answered with 403 and this error code, and not forwarded.
+        expired: requests signed with this access key are answered with 403 ExpiredToken.
     """
 
     drop: float = 0.0
@@ -55,14 +64,23 @@ class Faults:
     down: bool = False
     silent: bool = False
     queue: bool = False
+    unconditional: bool = False
+    unimplemented: bool = False
+    deny: str = ""
+    expired: str = ""
 
 
 class Proxy:
-    """A running proxy; also a context manager."""
+    """A running proxy; also a context manager.
 
-    def __init__(self, port: int, seed: int = 1) -> None:
+    ``certificate`` is a PEM file with the key and the certificate of this machine's loopback: then
+    clients are spoken to in TLS.
+    """
+
+    def __init__(self, port: int, seed: int = 1, certificate: Path | None = None) -> None:
+        secured = [str(certificate)] if certificate else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.servers.proxy", str(port), str(seed)],
+            [sys.executable, "-m", "tests.servers.proxy", str(port), str(seed), *secured],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -71,7 +89,8 @@ class Proxy:
         )
         self._lock = threading.Lock()
         self.faults = Faults()
-        self.endpoint = f"http://{HOST}:{self._ask('hello')['port']}"
+        scheme = "https" if certificate else "http"
+        self.endpoint = f"{scheme}://{HOST}:{self._ask('hello')['port']}"
 
     def set(self, **changes: Any) -> None:
         """Change some of the faults; returns when the change holds."""
@@ -84,7 +103,10 @@ class Proxy:
         self._ask("faults", **asdict(self.faults))
 
     def counts(self) -> dict[str, int]:
-        """Requests by method, faults by kind, and ``bytes_in`` and ``bytes_out`` of the server."""
+        """Requests by method, faults by kind, and ``bytes_in`` and ``bytes_out`` of the server.
+
+        ``data_requests`` and ``data_bytes_out`` are those of streams' data files among them.
+        """
         return {str(name): int(count) for name, count in self._ask("counts").items()}
 
     def stop(self) -> None:
@@ -173,6 +195,17 @@ class _Forwarder:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.faults.silent:
             await asyncio.sleep(3600)
+        refusal = self._refusal(headers)
+        if refusal is not None:
+            self.counts["refused"] += 1
+            await _body(reader, headers, None)
+            writer.write(refusal)
+            await writer.drain()
+            return True
+        if self.faults.unconditional:
+            head = b"\r\n".join(
+                line for line in head.split(b"\r\n") if not line.lower().startswith(CONDITION)
+            )
         if self.faults.queue and "if-none-match" in headers:
             path = head.split(b" ", 2)[1]
             async with self._one_at_a_time(path):
@@ -224,8 +257,22 @@ class _Forwarder:
         if method != "HEAD" and not _is_bare(answer):
             size = await _body(server_reader, found, kept, to_end=True)
         self.counts["bytes_out"] += len(answer) + size
+        if DATA_FOLDER in head.split(b" ", 2)[1]:
+            self.counts["data_requests"] += 1
+            self.counts["data_bytes_out"] += len(answer) + size
         closes = found.get("connection", "").lower() == "close"
         return kept is not None and not closes
+
+    def _refusal(self, headers: dict[str, str]) -> bytes | None:
+        """The answer to a request that is not forwarded, whatever its luck."""
+        if self.faults.deny:
+            return _refusal(403, self.faults.deny)
+        expired = self.faults.expired
+        if expired and f"Credential={expired}/" in headers.get("authorization", ""):
+            return _refusal(403, "ExpiredToken")
+        if self.faults.unimplemented and "if-none-match" in headers:
+            return _refusal(501)
+        return None
 
     def _fault(self) -> str:
         faults = self.faults
@@ -250,9 +297,15 @@ def _is_bare(answer: bytes) -> bool:
     return answer.split(b" ", 2)[1][:3] in (b"204", b"304")
 
 
-def _refusal(status: int) -> bytes:
-    code = {409: "ConditionalRequestConflict", 412: "PreconditionFailed", 503: "SlowDown"}
-    body = f"<Error><Code>{code.get(status, 'InternalError')}</Code></Error>".encode()
+def _refusal(status: int, said: str = "") -> bytes:
+    codes = {
+        409: "ConditionalRequestConflict",
+        412: "PreconditionFailed",
+        501: "NotImplemented",
+        503: "SlowDown",
+    }
+    code = said or codes.get(status, "InternalError")
+    body = f"<Error><Code>{code}</Code></Error>".encode()
     return b"HTTP/1.1 %d Refused\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
 
 
@@ -308,9 +361,15 @@ def _pass(data: bytes, to: asyncio.StreamWriter | None) -> None:
         to.write(data)
 
 
-async def _main(port: int, seed: int) -> None:
+async def _main(port: int, seed: int, certificate: str | None = None) -> None:
     forwarder = _Forwarder(port, seed)
-    listener = await asyncio.start_server(forwarder.serve, HOST, 0, limit=HEAD_MAX, backlog=1024)
+    secured: ssl.SSLContext | None = None
+    if certificate is not None:
+        secured = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        secured.load_cert_chain(certificate)
+    listener = await asyncio.start_server(
+        forwarder.serve, HOST, 0, limit=HEAD_MAX, backlog=1024, ssl=secured
+    )
     own_port = listener.sockets[0].getsockname()[1]
     loop = asyncio.get_running_loop()
     async with listener:
@@ -329,4 +388,4 @@ async def _main(port: int, seed: int) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2])))
+        asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

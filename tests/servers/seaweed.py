@@ -32,6 +32,10 @@ REGION = "us-east-1"
 ROOT = Path(__file__).resolve().parents[2]
 READY_S = 60.0
 LOG_LINES = 60
+OPEN_BUCKET = "open-to-all"
+"""The one bucket that anybody may use without signing, once a test has made it."""
+
+OPEN_ACTIONS = ("Read", "List", "Write")
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ class Keys:
 
 
 class S3Server:
-    """A running server. ``writer`` may do everything, ``reader`` may read and list."""
+    """A running server. ``writer`` may do everything, ``reader`` may read and list.
+
+    ``second`` is another pair of the writer's.
+    """
 
     def __init__(
         self, process: subprocess.Popen[bytes], ports: dict[str, int], folder: Path
@@ -55,6 +62,7 @@ class S3Server:
         self.endpoint = f"http://{HOST}:{ports['s3']}"
         self.iceberg_uri = f"http://{HOST}:{ports['iceberg']}"
         self.writer = Keys.new()
+        self.second = Keys.new()
         self.reader = Keys.new()
         self._process = process
         self._log = folder / "log.txt"
@@ -158,7 +166,7 @@ def start(deadline_s: float = READY_S) -> S3Server:
     arguments = [str(binary()), *_arguments(folder, ports)]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.servers.guard", str(folder), *arguments],
+            [sys.executable, "-m", "tests.servers.guard", str(folder), "-", *arguments],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -238,13 +246,16 @@ def _environment() -> dict[str, str]:
 
 
 def _identities(server: S3Server) -> dict[str, Any]:
-    def one(name: str, keys: Keys, actions: list[str]) -> dict[str, Any]:
-        pair = {"accessKey": keys.access_key, "secretKey": keys.secret_key}
-        return {"name": name, "credentials": [pair], "actions": actions}
+    def one(name: str, keys: list[Keys], actions: list[str]) -> dict[str, Any]:
+        pairs = [{"accessKey": pair.access_key, "secretKey": pair.secret_key} for pair in keys]
+        return {"name": name, "credentials": pairs, "actions": actions}
+
+    every = ["Admin", "Read", "List", "Tagging", "Write"]
 
     return {
         "identities": [
-            one("writer", server.writer, ["Admin", "Read", "List", "Tagging", "Write"]),
-            one("reader", server.reader, ["Read", "List"]),
+            one("writer", [server.writer, server.second], every),
+            one("reader", [server.reader], ["Read", "List"]),
+            {"name": "anonymous", "actions": [f"{what}:{OPEN_BUCKET}" for what in OPEN_ACTIONS]},
         ]
     }
