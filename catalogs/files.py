@@ -14,6 +14,9 @@ from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStrea
 from batchweave.errors import ObjectNotFound, StoreUnavailable
 from batchweave.objects import Objects, split_uri
 
+FILE_SYSTEM = "file:"
+"""The URI of objects rooted at ``/``."""
+
 
 class ObjectsFileIO(FileIO):
     """Reads and writes by URI what lies below one root."""
@@ -41,7 +44,8 @@ def relative_path(objects: Objects, location: str) -> str:
     """
     if location.startswith(objects.uri + "/"):
         return location[len(objects.uri) + 1 :]
-    root, here = split_uri(objects.uri), split_uri(location)
+    root = ("file", "") if objects.uri == FILE_SYSTEM else split_uri(objects.uri)
+    here = split_uri(location)
     if root[0] != here[0] or not (here[1] + "/").startswith(root[1].rstrip("/") + "/"):
         raise StoreUnavailable(f"{location!r} does not lie below {objects.uri!r}")
     return here[1][len(root[1].rstrip("/")) :].strip("/")

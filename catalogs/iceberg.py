@@ -5,78 +5,57 @@ Commits go through the public ``Catalog.commit_table`` with ``AssertRefSnapshotI
 after an unknown outcome, which would delete live manifests. Manifests are written by
 ``pyiceberg.manifest``. Sources: Iceberg spec, "Snapshots", "Manifests", "Optimistic concurrency".
 
-The cost of a commit does not grow with history: the metadata keeps `SNAPSHOTS_LIVE` snapshots, the
-winner keeps its manifest list in memory as its next base, and manifests are merged in tiers
-(`batchweave.catalogs.manifests`).
+The cost of a commit does not grow with history: the metadata keeps a bounded number of snapshots
+(`batchweave.catalogs.iceberg_commit`), the winner keeps its manifest list in memory as its next
+base, and manifests are merged in tiers (`batchweave.catalogs.manifests`).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
-from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import (
-    CommitFailedException,
-    ForbiddenError,
-    NoSuchTableError,
-    UnauthorizedError,
-)
-from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestFile, read_manifest_list
-from pyiceberg.partitioning import PartitionField, PartitionSpec
-from pyiceberg.schema import Schema, assign_fresh_schema_ids
+from pyiceberg.catalog import Catalog, MetastoreCatalog
+from pyiceberg.exceptions import CommitFailedException, NoSuchNamespaceError, NoSuchTableError
+from pyiceberg.manifest import ManifestFile, read_manifest_list
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergHandle
 from pyiceberg.table.metadata import TableMetadata, TableMetadataV1
-from pyiceberg.table.refs import SnapshotRefType
-from pyiceberg.table.snapshots import Operation, Snapshot, Summary
-from pyiceberg.table.update import (
-    AddSnapshotUpdate,
-    AssertRefSnapshotId,
-    AssertTableUUID,
-    RemovePropertiesUpdate,
-    RemoveSnapshotsUpdate,
-    SetPropertiesUpdate,
-    SetSnapshotRefUpdate,
-    TableRequirement,
-    TableUpdate,
-)
-from pyiceberg.transforms import IdentityTransform
+from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.update import TableRequirement, TableUpdate
 
-from batchweave.catalogs import iceberg_schema
+from batchweave.catalogs import iceberg_commit, iceberg_schema, table_files
+from batchweave.catalogs.failures import as_store_error, is_refusal, read
 from batchweave.catalogs.files import ObjectsFileIO
-from batchweave.catalogs.manifests import Manifests, covering
+from batchweave.catalogs.iceberg_batches import Batches
+from batchweave.catalogs.iceberg_commit import SNAPSHOTS_LIVE, Outgoing
+from batchweave.catalogs.iceberg_schema import stream_schema
+from batchweave.catalogs.manifests import APART, FLAT, Manifests
+from batchweave.catalogs.newest import newest
 from batchweave.catalogs.object_store import STORE_PREFIXES, ObjectStoreCatalog
+from batchweave.catalogs.removal import without_steps_below
 from batchweave.clock import Clock, SystemClock
 from batchweave.columns import schema_from_text
 from batchweave.errors import (
+    BatchWeaveError,
     StoreDenied,
     StoreError,
-    StoreUnavailable,
     StreamCorrupted,
     StreamNotFound,
+    UnsupportedFormat,
 )
 from batchweave.mesh import Mesh
 from batchweave.objects import Objects, open_objects
-from batchweave.state import PREFIX, changed_properties, check_format, from_properties
-from batchweave.table import (
-    COMMIT_COLUMNS,
-    BatchEntry,
-    Change,
-    Committed,
-    Head,
-    Lost,
-    Outcome,
-    Unknown,
-)
+from batchweave.state import PREFIX, check_format, from_properties
+from batchweave.table import BatchEntry, Change, Committed, Head, Lost, Outcome, Unknown
 
-MAIN = "main"
-SNAPSHOTS_LIVE = 32
-"""Snapshots kept in the metadata besides tagged ones: any past view is a prefix by step."""
+__all__ = ["SNAPSHOTS_LIVE", "TIDY_EVERY", "IcebergTable", "store_properties", "stream_schema"]
 
+SUPPORTED_VERSION = 2
+FIRST_SCHEMA_ID = 0
 TIDY_EVERY = 32
 """A writer does the upkeep at most once in each run of this many versions."""
 
@@ -102,6 +81,7 @@ class IcebergTable:
         self, catalog: Catalog, handle: IcebergHandle, *, clock: Clock | None = None
     ) -> None:
         self._catalog = catalog
+        self._own = isinstance(catalog, ObjectStoreCatalog)
         self._identifier = handle.name()
         self._name = ".".join(self._identifier)
         self._uuid = handle.metadata.table_uuid
@@ -109,10 +89,14 @@ class IcebergTable:
         check_format(handle.properties, self._name)
         self._schema = schema_from_text(_property(handle, "schema"))
         self._mesh = Mesh.from_json(_property(handle, "mesh"))
-        self._file_schema = iceberg_schema.file_schema(self._schema, handle.schema())
-        self._objects = _table_objects(catalog, handle)
+        self._file_schema = iceberg_schema.file_schema(self._schema, created_schema(handle))
+        self._fitting: int | None = None
+        self._objects = table_objects(catalog, handle)
         self._io = ObjectsFileIO(self._objects)
-        self._manifests = Manifests(self._io, self._objects, self._clock, self._file_schema)
+        self._manifests = Manifests(
+            self._io, self._objects, self._clock, self._file_schema, APART if self._own else FLAT
+        )
+        self._batches = Batches(self._name, self._mesh.slices, self._manifests)
         self._read_lock = threading.Lock()
         self._read: tuple[str, list[ManifestFile]] = ("", [])
         self._tidied = 0
@@ -151,7 +135,7 @@ class IcebergTable:
 
     def entries(self, head: Head, start: int, stop: int) -> Iterator[BatchEntry]:
         expected = start
-        for batch in self._batches(head, start, stop):
+        for batch in self._batches.read(self._manifest_list(head), start, stop):
             if batch.step != expected:
                 what = "is missing" if batch.step > expected else "is there twice"
                 raise StreamCorrupted(f"step {min(expected, batch.step)} of {self._name} {what}")
@@ -160,64 +144,21 @@ class IcebergTable:
         if expected < min(stop, head.state.next_step):
             raise StreamCorrupted(f"step {expected} of {self._name} is missing")
 
-    def _batches(self, head: Head, start: int, stop: int) -> Iterator[BatchEntry]:
-        listed = self._manifest_list(head)
-        for manifest in listed:
-            if manifest.content != ManifestContent.DATA and _has_files(manifest):
-                raise StreamCorrupted(
-                    f"another program deleted rows of {self._name}: {manifest.manifest_path}"
-                )
-        for manifests in covering(listed, start, stop):
-            grouped: dict[int, list[ManifestEntry]] = {}
-            for manifest in manifests:
-                for entry in self._manifests.read(manifest):
-                    step = self._step(entry)
-                    if start <= step < stop:
-                        grouped.setdefault(step, []).append(entry)
-            for step in sorted(grouped):
-                yield self._batch(step, grouped[step])
-
-    def _step(self, entry: ManifestEntry) -> int:
-        values = entry.data_file.partition._data
-        if len(values) < len(COMMIT_COLUMNS) or None in values[: len(COMMIT_COLUMNS)]:
-            raise StreamCorrupted(
-                f"{self._name} has rows that BatchWeave did not write: {entry.data_file.file_path}"
-            )
-        return int(values[0])
-
-    def _batch(self, step: int, entries: list[ManifestEntry]) -> BatchEntry:
-        parts = sorted(
-            (self._manifests.part(entry.data_file) for entry in entries),
-            key=lambda part: part.first_slice,
-        )
-        _, producer, sequence, committed_at_us, *_ = entries[0].data_file.partition._data
-        if any(one.data_file.partition._data[1:3] != [producer, sequence] for one in entries):
-            raise StreamCorrupted(f"step {step} of {self._name} is of more than one batch")
-        slice_at = 0
-        for part in parts:
-            if part.first_slice != slice_at:
-                raise StreamCorrupted(f"step {step} of {self._name} lacks slice {slice_at}")
-            slice_at += part.slices
-        if slice_at != self._mesh.slices:
-            what = f"lacks slice {slice_at}" if slice_at < self._mesh.slices else "has too many"
-            raise StreamCorrupted(
-                f"step {step} of {self._name} {what}: the mesh has {self._mesh.slices} slices"
-            )
-        return BatchEntry(step, producer, sequence, committed_at_us // 1000, tuple(parts))
-
     def _load(self, known: Head | None) -> IcebergHandle:
         try:
-            if known is not None and isinstance(self._catalog, ObjectStoreCatalog):
-                return self._catalog.refresh_table(known.detail.handle)
-            return self._catalog.load_table(self._identifier)
-        except NoSuchTableError as error:
+            if known is None:
+                return read(lambda: self._catalog.load_table(self._identifier))
+            handle: IcebergHandle = known.detail.handle
+            return read(lambda: newest(self._catalog, self._identifier, handle, self._io))
+        except (NoSuchTableError, NoSuchNamespaceError) as error:
             raise StreamNotFound(f"stream {self._name} does not exist") from error
-        except (ForbiddenError, UnauthorizedError) as error:
-            raise StoreDenied(f"the catalog refused to load {self._name}: {error}") from error
-        except StoreError:
+        except BatchWeaveError:
             raise
         except Exception as error:
-            raise StoreUnavailable(f"the catalog failed to load {self._name}: {error}") from error
+            raise self._told(error, f"{self._name} could not be loaded") from error
+
+    def _told(self, error: Exception, what: str) -> StoreError:
+        return as_store_error(error, what, self._catalog.properties)
 
     def _head(self, detail: Detail) -> Head:
         metadata = detail.metadata
@@ -241,6 +182,7 @@ class IcebergTable:
     # -- committing ------------------------------------------------------------------------
 
     def commit(self, base: Head, change: Change) -> Outcome:
+        self._check_fit(base.detail.metadata)
         try:
             handle, requirements, updates, manifests = self._prepared(base, change)
         except FileNotFoundError as error:
@@ -253,14 +195,16 @@ class IcebergTable:
             response = self._catalog.commit_table(handle, requirements, updates)
         except CommitFailedException:
             return Lost()
-        except (ForbiddenError, UnauthorizedError) as error:
-            raise StoreDenied(f"the catalog refused a commit to {self._name}: {error}") from error
         except NoSuchTableError as error:
             raise StreamNotFound(f"stream {self._name} does not exist") from error
         except (StoreDenied, StreamCorrupted):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, only the head can tell
-            return Unknown(error)
+        except Exception as error:
+            told = self._told(error, f"a commit to {self._name} was not acknowledged")
+            if is_refusal(error):
+                raise told from error
+            told.__cause__ = error
+            return Unknown(told)  # whatever it was, only the head can tell what became of it
         written = IcebergHandle(
             identifier=handle.name(),
             metadata=response.metadata,
@@ -269,6 +213,20 @@ class IcebergTable:
             catalog=self._catalog,
         )
         return Committed(self._head(Detail(written, manifests)))
+
+    def _check_fit(self, metadata: TableMetadata) -> None:
+        """Refuse to write to a table that others have made into something else.
+
+        The commit asserts the schema that was checked. Readers go on: what is there stays readable.
+        """
+        if metadata.format_version != SUPPORTED_VERSION:
+            raise UnsupportedFormat(
+                f"another program made {self._name} an Iceberg v{metadata.format_version} table, "
+                f"streams are v{SUPPORTED_VERSION}: nothing more can be committed"
+            )
+        if metadata.current_schema_id != self._fitting:
+            iceberg_schema.check_fit(self._schema, self._file_schema, metadata.schema(), self._name)
+            self._fitting = metadata.current_schema_id
 
     def _without_file(self, base: Head, error: FileNotFoundError) -> Outcome:
         """A file of the base is gone: cleaned up, as it is far behind, or the head lacks it."""
@@ -294,9 +252,16 @@ class IcebergTable:
         parent = metadata.current_snapshot()
         snapshot_id = int(self._clock.token()[:15], 16)
         version = base.version + 1
-        manifests = self._manifests.with_added(
-            metadata, self._manifest_list(base), change.added, snapshot_id, version
-        )
+        listed, removal = self._manifest_list(base), None
+        if change.state.watermark > base.state.watermark:
+            removal = without_steps_below(
+                self._manifests, metadata, listed, change.state.watermark, snapshot_id, version
+            )
+            manifests = removal.manifests
+        else:
+            manifests = self._manifests.with_added(
+                metadata, listed, change.added, snapshot_id, version
+            )
         location = self._manifests.write_list(
             manifests, snapshot_id, parent.snapshot_id if parent else None, version
         )
@@ -304,70 +269,77 @@ class IcebergTable:
             snapshot_id=snapshot_id,
             parent_snapshot_id=parent.snapshot_id if parent else None,
             sequence_number=version,
-            timestamp_ms=max(self._clock.now_ms(), metadata.last_updated_ms),
+            timestamp_ms=self._time_ms(metadata, parent),
             manifest_list=location,
-            summary=_summary(change, parent),
+            summary=iceberg_commit.summary(change, parent, removal),
             schema_id=metadata.current_schema_id,
         )
-        requirements = (
-            AssertTableUUID(uuid=metadata.table_uuid),
-            AssertRefSnapshotId(ref=MAIN, snapshot_id=parent.snapshot_id if parent else None),
+        outgoing = self._outgoing(base, change)
+        return (
+            base.detail.handle,
+            iceberg_commit.requirements(metadata, outgoing),
+            iceberg_commit.updates(base, change, snapshot, outgoing),
+            _numbered(manifests, snapshot),
         )
-        updates = _updates(base, change, snapshot, metadata)
-        return base.detail.handle, requirements, updates, _numbered(manifests, snapshot)
+
+    def _time_ms(self, metadata: TableMetadata, parent: Snapshot | None) -> int:
+        """Now, or what the table says where a clock of some writer is behind: times never fall."""
+        latest_ms = max(metadata.last_updated_ms, parent.timestamp_ms if parent else 0)
+        return max(self._clock.now_ms(), latest_ms)
+
+    def _outgoing(self, base: Head, change: Change) -> Outgoing:
+        """The snapshots that a commit removes: all that name files that go, else the oldest.
+
+        A server that cannot be asked to check them is asked right before what it has.
+        """
+        metadata: TableMetadata = base.detail.metadata
+        reclaims = change.state.watermark > base.state.watermark
+        checked_here = isinstance(self._catalog, MetastoreCatalog)
+        if not checked_here:
+            outlived = iceberg_commit.outlived(metadata)
+            if not reclaims and len(outlived) < iceberg_commit.SNAPSHOTS_LIVE:
+                return Outgoing()
+            metadata = self._load(base).metadata
+            if metadata.current_snapshot() != base.detail.metadata.current_snapshot():
+                return Outgoing()  # the race is lost already
+        if reclaims:
+            return iceberg_commit.reclaimed(
+                metadata, base.state, self._name, checked_here=checked_here
+            )
+        return Outgoing(tuple(iceberg_commit.outlived(metadata)), checked_here=checked_here)
 
     # -- upkeep ----------------------------------------------------------------------------
 
     def tidy(self, head: Head) -> None:
-        metadata, handle = head.detail.metadata, head.detail.handle
         try:
-            self._manifests.merge_ahead(metadata, self._manifest_list(head), head.version)
+            manifests = self._manifest_list(head)
+            self._manifests.merge_ahead(head.detail.metadata, manifests, head.version)
             turn = head.version // TIDY_EVERY
             if turn != self._tidied:  # 0 in the beginning: nothing is old before the first turn
                 self._tidied = turn
-                self._manifests.clean(metadata)
-                if isinstance(self._catalog, ObjectStoreCatalog):
-                    self._catalog.clean_versions(handle)
+                self._clean(head.detail.handle)
         except Exception as error:  # noqa: BLE001 - the commit is durable, whatever happens here
             # Left to the next writer: folders are listed afresh each time.
             _log.warning("upkeep of %s failed and is left to the next: %r", self._name, error)
+
+    def _clean(self, handle: IcebergHandle) -> None:
+        """Delete metadata that nothing can name any more.
+
+        What was listed while the table was still ours is ours: a table that takes its name and its
+        folder after a drop can only have come later. So the look at the catalog comes last.
+        """
+        outdated = self._manifests.outdated(handle.metadata)
+        if not self._own:
+            outdated += table_files.overtaken(self._objects, handle.metadata_location)
+        if outdated and self._load(None).metadata.table_uuid == self._uuid:
+            self._objects.delete(outdated)
+        if isinstance(self._catalog, ObjectStoreCatalog):
+            self._catalog.clean_versions(handle)
 
 
 def version_of_snapshots(metadata: TableMetadata) -> int:
     """The table version: the sequence number of the newest snapshot, 0 before the first."""
     return 0 if isinstance(metadata, TableMetadataV1) else metadata.last_sequence_number
-
-
-def _updates(
-    base: Head, change: Change, snapshot: Snapshot, metadata: TableMetadata
-) -> tuple[TableUpdate, ...]:
-    updates: list[TableUpdate] = [
-        AddSnapshotUpdate(snapshot=snapshot),
-        SetSnapshotRefUpdate(
-            ref_name=MAIN,
-            type=SnapshotRefType.BRANCH,
-            snapshot_id=snapshot.snapshot_id,
-            max_ref_age_ms=None,
-            max_snapshot_age_ms=None,
-            min_snapshots_to_keep=None,
-        ),
-    ]
-    changed, removed = changed_properties(base.state, change.state)
-    if changed:
-        updates.append(SetPropertiesUpdate(updates=changed))
-    if removed:
-        updates.append(RemovePropertiesUpdate(removals=list(removed)))
-    expired = _expired(metadata)
-    if expired:
-        updates.append(RemoveSnapshotsUpdate(snapshot_ids=expired))
-    return tuple(updates)
-
-
-def _expired(metadata: TableMetadata) -> list[int]:
-    """Snapshots that leave the metadata: all but the newest and those that a ref names."""
-    named = {ref.snapshot_id for ref in metadata.refs.values()}
-    others = [one.snapshot_id for one in metadata.snapshots if one.snapshot_id not in named]
-    return others[: max(0, len(others) + 2 - SNAPSHOTS_LIVE)]
 
 
 def _numbered(manifests: list[ManifestFile], snapshot: Snapshot) -> list[ManifestFile]:
@@ -381,48 +353,6 @@ def _numbered(manifests: list[ManifestFile], snapshot: Snapshot) -> list[Manifes
     return manifests
 
 
-def _summary(change: Change, parent: Snapshot | None) -> Summary:
-    before: Mapping[str, Any] = parent.summary if parent and parent.summary else {}
-    parts = [part for batch in change.added for part in batch.parts]
-    files, rows = len(parts), sum(part.rows for part in parts)
-    size = sum(part.bytes for part in parts)
-    totals = {
-        "total-data-files": files,
-        "total-records": rows,
-        "total-files-size": size,
-    }
-    properties = {key: str(int(before.get(key) or 0) + value) for key, value in totals.items()} | {
-        "total-delete-files": "0",
-        "total-position-deletes": "0",
-        "total-equality-deletes": "0",
-    }
-    if files:
-        properties |= {
-            "added-data-files": str(files),
-            "added-records": str(rows),
-            "added-files-size": str(size),
-            PREFIX + "first-step": str(change.added[0].step),
-            PREFIX + "last-step": str(change.added[-1].step),
-            PREFIX + "producer": change.added[0].producer,
-        }
-    return Summary(operation=Operation.APPEND, **properties, **change.summary)
-
-
-def stream_schema(schema: pa.Schema) -> tuple[Schema, PartitionSpec]:
-    """The Iceberg schema and identity-partition spec of a stream with this declared schema."""
-    full = assign_fresh_schema_ids(iceberg_schema.full_schema(schema))
-    fields = [
-        PartitionField(
-            source_id=full.find_field(name).field_id,
-            field_id=1000 + at,
-            transform=IdentityTransform(),
-            name=name,
-        )
-        for at, name in enumerate(COMMIT_COLUMNS)
-    ]
-    return full, PartitionSpec(*fields)
-
-
 def _property(handle: IcebergHandle, name: str) -> str:
     try:
         return handle.properties[PREFIX + name]
@@ -432,9 +362,10 @@ def _property(handle: IcebergHandle, name: str) -> str:
         ) from None
 
 
-def _has_files(manifest: ManifestFile) -> bool:
-    counts = (manifest.added_files_count, manifest.existing_files_count)
-    return None in counts or any(counts)
+def created_schema(handle: IcebergHandle) -> Schema:
+    """The schema that the stream was created with, for its files' field IDs: the table's first."""
+    first = handle.metadata.schema_by_id(FIRST_SCHEMA_ID)
+    return first if first is not None else handle.schema()
 
 
 def store_properties(handle: IcebergHandle) -> dict[str, str]:
@@ -448,7 +379,8 @@ def store_properties(handle: IcebergHandle) -> dict[str, str]:
     return {**catalog, **given}
 
 
-def _table_objects(catalog: Catalog, handle: IcebergHandle) -> Objects:
+def table_objects(catalog: Catalog, handle: IcebergHandle) -> Objects:
+    """The store of a table, rooted at its folder."""
     if isinstance(catalog, ObjectStoreCatalog):
         return catalog.objects.within("/".join(handle.name()))
     return open_objects(handle.location(), store_properties(handle))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
-from pyiceberg.schema import Schema
-from pyiceberg.types import IcebergType, ListType, MapType, StructType
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema, assign_fresh_schema_ids
+from pyiceberg.transforms import IdentityTransform
+from pyiceberg.types import IcebergType, ListType, MapType, NestedField, StructType
 
 from batchweave.columns import storage_schema
 from batchweave.errors import StreamCorrupted
@@ -45,6 +49,68 @@ def file_schema(schema: pa.Schema, table: Schema) -> pa.Schema:
             pa.field(field.name, kind, field.nullable, metadata={_ID: str(known.field_id).encode()})
         )
     return pa.schema(found)
+
+
+def stream_schema(schema: pa.Schema) -> tuple[Schema, PartitionSpec]:
+    """The Iceberg schema and identity-partition spec of a stream with this declared schema."""
+    full = assign_fresh_schema_ids(full_schema(schema))
+    fields = [
+        PartitionField(
+            source_id=full.find_field(name).field_id,
+            field_id=1000 + at,
+            transform=IdentityTransform(),
+            name=name,
+        )
+        for at, name in enumerate(COMMIT_COLUMNS)
+    ]
+    return full, PartitionSpec(*fields)
+
+
+def check_fit(declared: pa.Schema, files: pa.Schema, table: Schema, name: str) -> None:
+    """Check that files of the schema ``files`` still fit a table that others may have changed.
+
+    A column that others added is no matter, as long as it may be null.
+
+    Raises:
+        StreamCorrupted: a column of the stream was dropped, made anew or retyped, or one was added
+            that must not be null.
+    """
+    what = f"another program changed the columns of {name}, nothing more can be committed"
+    now = {field.name: field for field in table.fields}
+    ours = full_schema(declared).fields
+    for field in ours:
+        found = now.pop(field.name, None)
+        if found is None:
+            raise StreamCorrupted(f"{what}: the table has no column {field.name!r} any more")
+        if _shape(found) != _shape(field):
+            raise StreamCorrupted(
+                f"{what}: {field.name!r} was {field.field_type}, and is {found.field_type}"
+                + (" not null" if found.required and not field.required else "")
+            )
+    for added in now.values():
+        if added.required:
+            raise StreamCorrupted(
+                f"{what}: the new column {added.name!r} must not be null, and batches have no "
+                "such column. Make it optional"
+            )
+    if not file_schema(declared, table).equals(files, check_metadata=True):
+        raise StreamCorrupted(
+            f"{what}: a column was dropped and made anew under the same name, which hides what is "
+            "in the files"
+        )
+
+
+def _shape(of: NestedField | IcebergType) -> Any:
+    """A field or type without its IDs and documentation."""
+    if isinstance(of, NestedField):
+        return of.name, of.required, _shape(of.field_type)
+    if isinstance(of, ListType):
+        return "list", of.element_required, _shape(of.element_type)
+    if isinstance(of, MapType):
+        return "map", _shape(of.key_type), of.value_required, _shape(of.value_type)
+    if isinstance(of, StructType):
+        return "struct", tuple(_shape(field) for field in of.fields)
+    return str(of)
 
 
 def leaf_ids(schema: pa.Schema) -> list[int]:

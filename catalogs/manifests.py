@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from pyiceberg.conversions import from_bytes, to_bytes
@@ -52,19 +52,40 @@ MERGE_AGE_MAX = 64
 PREPARED_MAX = 4
 CACHED_MANIFESTS = 8
 
-MANIFESTS = "metadata/manifests"
-LISTS = "metadata/lists"
-_FILE = re.compile(r"(?:manifests/m|lists/l)-(\d+)-[0-9a-f]+\.avro$")
+_FILE = re.compile(r"([lm])-(\d+)-[0-9a-f]+\.avro")
 
 PARQUET_MAGIC_BYTES = 4
 SPEC_ID = 0
 """The partition spec that the stream was created with, whatever the default is by now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders that manifests and their lists are written to."""
+
+    manifests: str
+    lists: str
+
+
+APART = Layout("metadata/manifests", "metadata/lists")
+"""Where the metadata folder is listed to find the newest version: nothing else lies in it."""
+
+FLAT = Layout("metadata", "metadata")
+"""Where a server owns the folder: table buckets take no folders inside of ``metadata``."""
+
+
 class Manifests:
     """The manifests of one table, for one writer or reader in this process. Thread-safe."""
 
-    def __init__(self, io: FileIO, objects: Objects, clock: Clock, file_schema: pa.Schema) -> None:
+    def __init__(
+        self,
+        io: FileIO,
+        objects: Objects,
+        clock: Clock,
+        file_schema: pa.Schema,
+        layout: Layout = APART,
+    ) -> None:
+        self._layout = layout
         self._io = io
         self._objects = objects
         self._clock = clock
@@ -85,7 +106,8 @@ class Manifests:
         version: int,
     ) -> list[ManifestFile]:
         """The base's manifests, merged where that is prepared, and one more for ``added``."""
-        manifests = self._with_merges(metadata, base, snapshot_id, version)
+        live = [manifest for manifest in base if has_files(manifest)]
+        manifests = self._with_merges(metadata, live, snapshot_id, version)
         entries = [
             ManifestEntry.from_args(
                 status=ManifestEntryStatus.ADDED,
@@ -96,7 +118,7 @@ class Manifests:
             for part in batch.parts
         ]
         if entries:
-            manifests.append(self._write(metadata, entries, snapshot_id, version))
+            manifests.append(self.write(metadata, entries, snapshot_id, version))
         return manifests
 
     def write_list(
@@ -107,20 +129,21 @@ class Manifests:
         version: int,
     ) -> str:
         """Write a manifest list and return where."""
-        path = f"{LISTS}/l-{version:012d}-{self._clock.token()}.avro"
+        path = f"{self._layout.lists}/l-{version:012d}-{self._clock.token()}.avro"
         output = self._io.new_output(f"{self._objects.uri}/{path}")
         with write_manifest_list(2, output, snapshot_id, parent_id, version, "null") as writer:
             writer.add_manifests(list(manifests))
         return output.location
 
-    def _write(
+    def write(
         self,
         metadata: TableMetadata,
         entries: Sequence[ManifestEntry],
         snapshot_id: int,
         version: int,
     ) -> ManifestFile:
-        path = f"{MANIFESTS}/m-{version:012d}-{self._clock.token()}.avro"
+        """Write one manifest. Entries keep the sequence numbers that they have."""
+        path = f"{self._layout.manifests}/m-{version:012d}-{self._clock.token()}.avro"
         output = self._io.new_output(f"{self._objects.uri}/{path}")
         with write_manifest(
             2, metadata.specs()[SPEC_ID], metadata.schema(), output, snapshot_id, "null"
@@ -128,6 +151,8 @@ class Manifests:
             for entry in entries:
                 if entry.status == ManifestEntryStatus.ADDED and entry.sequence_number is None:
                     writer.add(entry)
+                elif entry.status == ManifestEntryStatus.DELETED:
+                    writer.delete(entry)
                 else:
                     writer.existing(entry)
         return writer.to_manifest_file()
@@ -180,7 +205,7 @@ class Manifests:
         self, metadata: TableMetadata, block: Block, snapshot_id: int, version: int
     ) -> Merge:
         entries = tuple(entry for manifest in block.run for entry in self.read(manifest))
-        manifest = self._write(metadata, entries, snapshot_id, version)
+        manifest = self.write(metadata, entries, snapshot_id, version)
         return Merge(block.paths, entries, manifest, version)
 
     def _with_merges(
@@ -211,7 +236,7 @@ class Manifests:
 
     def _renewed(self, metadata: TableMetadata, merge: Merge, version: int) -> Merge:
         """The same merge written again, and kept for attempts after this one."""
-        manifest = self._write(metadata, merge.entries, -1, version)
+        manifest = self.write(metadata, merge.entries, -1, version)
         renewed = replace(merge, manifest=manifest, version=version)
         with self._lock:
             self._prepared = [renewed if one is merge else one for one in self._prepared]
@@ -254,11 +279,11 @@ class Manifests:
 
     # -- cleaning --------------------------------------------------------------------------
 
-    def clean(self, metadata: TableMetadata) -> int:
-        """Delete lists and manifests that no live or named snapshot can name; return how many."""
+    def outdated(self, metadata: TableMetadata) -> list[str]:
+        """Lists and manifests that no live or named snapshot of ``metadata`` can name."""
         current = metadata.current_snapshot()
         if current is None:
-            return 0
+            return []
         named = {ref.snapshot_id for name, ref in metadata.refs.items() if name != MAIN_BRANCH}
         live = [one for one in metadata.snapshots if one.snapshot_id not in named] or [current]
         oldest = min(live, key=lambda one: one.sequence_number or 0)
@@ -269,13 +294,12 @@ class Manifests:
             {oldest.manifest_list, current.manifest_list}
             | {one.manifest_list for one in metadata.snapshots if one.snapshot_id in named}
         )
-        doomed = [
-            *self._older_than(LISTS, floor),
-            *self._older_than(MANIFESTS, floor - MERGE_AGE_MAX),
+        below = {"l": floor, "m": floor - MERGE_AGE_MAX}
+        return [
+            path
+            for kind, version, path in self._written()
+            if version < below[kind] and path not in kept
         ]
-        doomed = [path for path in doomed if path not in kept]
-        self._objects.delete(doomed)
-        return len(doomed)
 
     def _manifest_paths(self, lists: set[str]) -> set[str]:
         return {
@@ -284,13 +308,14 @@ class Manifests:
             for manifest in read_manifest_list(self._io.new_input(location))
         }
 
-    def _older_than(self, folder: str, version: int) -> list[str]:
-        found = []
-        for info in self._objects.children(folder)[1]:
-            match = _FILE.search(info.path)
-            if match and int(match.group(1)) < version:
-                found.append(info.path)
-        return found
+    def _written(self) -> Iterator[tuple[str, int, str]]:
+        """All lists (``l``) and manifests (``m``) that are there: kind, version, path."""
+        layouts = {APART, self._layout}  # a table that was adopted has files of the other one
+        for folder in sorted({one.lists for one in layouts} | {one.manifests for one in layouts}):
+            for info in self._objects.children(folder)[1]:
+                match = _FILE.fullmatch(info.path.rpartition("/")[2])
+                if match:
+                    yield match.group(1), int(match.group(2)), info.path
 
 
 def covering(manifests: Sequence[ManifestFile], start: int, stop: int) -> list[list[ManifestFile]]:
@@ -299,7 +324,7 @@ def covering(manifests: Sequence[ManifestFile], start: int, stop: int) -> list[l
     Manifests whose bounds overlap (a foreign rewrite) come together, to be sorted as one.
     """
     found: list[tuple[int, int, list[ManifestFile]]] = []
-    bounded = [(*_steps(one), one) for one in manifests]
+    bounded = [(*step_bounds(one), one) for one in manifests]
     for low, high, manifest in sorted(bounded, key=lambda item: item[:2]):
         if high < start or low >= stop:
             continue
@@ -311,7 +336,14 @@ def covering(manifests: Sequence[ManifestFile], start: int, stop: int) -> list[l
     return [group for _, _, group in found]
 
 
-def _steps(manifest: ManifestFile) -> tuple[int, int]:
+def has_files(manifest: ManifestFile) -> bool:
+    """Whether any file of a manifest is live, as far as the manifest list tells."""
+    counts = (manifest.added_files_count, manifest.existing_files_count)
+    return None in counts or any(counts)
+
+
+def step_bounds(manifest: ManifestFile) -> tuple[int, int]:
+    """The smallest and the largest step that a manifest may hold."""
     summaries = manifest.partitions
     if not summaries or summaries[0].lower_bound is None or summaries[0].upper_bound is None:
         return 0, 2**63 - 1

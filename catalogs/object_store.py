@@ -5,20 +5,7 @@ put-if-absent: that is the whole compare-and-swap, no server and no database. Th
 the table. ``metadata/version-hint.text`` is for engines that look for it (DuckDB, Hadoop tables);
 this catalog never trusts it.
 
-**Finding the head.** Opening lists the folder and takes the largest N: live versions are never
-cleaned up, so nothing stale can be larger. Following probes N + 1, one small request.
-
-**Stale writers.** Old versions are deleted (`clean_versions`), oldest first, each deletion
-acknowledged before the next. A writer that slept at N may then find N + 1 free although it
-existed once. So whoever creates N + 1 checks *afterwards* that N is still there, byte for byte (its
-version tag): as N is deleted before N + 1, an N still present means that N + 1 had not been
-deleted, so it was never free twice. A writer that finds N gone cannot tell what became of its
-commit and says so (`CommitStateUnknownException`). What it wrote stays until the next cleaning, and
-is no head: whoever listed the number while it was the newest, and slept before reading it, sees by
-its tag that this is another object and lists again. Only tags of versions found genuine in one of
-these two ways are kept to compare with.
-Alternatives: tombstones grow without bound; a durable boundary (SlateDB RFC 26) needs one more
-object and one more read for the same answer.
+The register itself, and why a stale writer never wins, is `batchweave.catalogs.versions`.
 """
 
 from __future__ import annotations
@@ -26,10 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable
-from enum import Enum
 from typing import NoReturn
 
 import pyarrow as pa
@@ -39,6 +23,7 @@ from pyiceberg.exceptions import (
     CommitStateUnknownException,
     NamespaceAlreadyExistsError,
     NamespaceNotEmptyError,
+    NoSuchIcebergTableError,
     NoSuchNamespaceError,
     NoSuchTableError,
     TableAlreadyExistsError,
@@ -53,35 +38,35 @@ from pyiceberg.table.update import TableRequirement, TableUpdate, update_table_m
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 from pyiceberg.view import View
 
+from batchweave.catalogs import store_io, versions
 from batchweave.catalogs.files import ObjectsFileIO
+from batchweave.catalogs.folders import holds_delta
+from batchweave.catalogs.moves import check_here
+from batchweave.catalogs.versions import Base, Found, Layout, Memory, Versions
 from batchweave.errors import (
     InvalidSettings,
     ObjectExists,
     ObjectNotFound,
     StoreError,
     StoreUnavailable,
+    StreamExists,
 )
-from batchweave.objects import Objects, join, open_objects
+from batchweave.objects import Buffer, Objects, join, open_objects
 
 METADATA = "metadata"
 HINT = f"{METADATA}/version-hint.text"
 NAMESPACE = "namespace.json"
-VERSIONS_KEPT = 64
-"""Metadata versions that a slow reader can still rely on; cleaning leaves at least these."""
-
-IDLE_POLLS_PER_LIST = 8
-
 _VERSION = re.compile(r"v(\d+)\.metadata\.json")
 _NESTED = re.compile(r"(.+)/(?:namespace\.json|metadata/v\d+\.metadata\.json)")
 STORE_PREFIXES = ("s3.", "client.", "gcs.", "adls.", "hdfs.", "py-io-impl")
 """Properties that say where the store is and who asks: the catalog's, never a table's."""
 
-_TAGS_REMEMBERED_MAX = 1024
+LAYOUT = Layout(METADATA, _VERSION, "v{}.metadata.json".format)
 
 
 def version_path(number: int) -> str:
     """Where metadata version ``number`` lies below the table's folder."""
-    return f"{METADATA}/v{number}.metadata.json"
+    return LAYOUT.path(number)
 
 
 def version_of(location: str) -> int:
@@ -90,18 +75,10 @@ def version_of(location: str) -> int:
     Raises:
         StoreUnavailable: the location was not written by this catalog.
     """
-    match = _VERSION.fullmatch(location.rpartition("/")[2])
-    if match is None:
+    number = LAYOUT.number(location)
+    if number is None:
         raise StoreUnavailable(f"{location!r} is not a metadata version of an object-store catalog")
-    return int(match.group(1))
-
-
-class _Base(Enum):
-    """What was found of a commit's base afterwards."""
-
-    GENUINE = "it was there all the time"
-    DOUBTFUL = "it may have been cleaned up and written again"
-    GONE = "it is gone, or another table's"
+    return number
 
 
 class ObjectStoreCatalog(MetastoreCatalog):
@@ -122,9 +99,7 @@ class ObjectStoreCatalog(MetastoreCatalog):
             )
         self.objects: Objects = open_objects(warehouse, properties)
         self.properties["warehouse"] = self.objects.uri
-        self._tags: OrderedDict[str, str] = OrderedDict()
-        self._idle_polls: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._memory = Memory()
 
     # -- tables ----------------------------------------------------------------------------
 
@@ -143,6 +118,7 @@ class ObjectStoreCatalog(MetastoreCatalog):
             TableAlreadyExistsError: the name is taken.
             NamespaceAlreadyExistsError: the name is a namespace's.
             NoSuchNamespaceError: the namespace was not created.
+            StreamExists: a Delta table has the folder.
         """
         folder = self._folder(identifier)
         namespace = self.namespace_from(identifier)
@@ -153,6 +129,10 @@ class ObjectStoreCatalog(MetastoreCatalog):
                 f"{_dotted(identifier)} is a namespace: a table cannot have its name"
             )
         objects = self.objects.within(folder)
+        if holds_delta(objects):
+            raise StreamExists(
+                f"{_dotted(identifier)} exists already as a Delta table: choose another name"
+            )
         if location is not None and location.rstrip("/") != objects.uri:
             raise InvalidSettings(
                 f"an object-store catalog keeps {folder!r} at {objects.uri}, not at {location}"
@@ -167,7 +147,7 @@ class ObjectStoreCatalog(MetastoreCatalog):
         try:
             if self._newest(objects) is not None:
                 raise ObjectExists(folder)
-            e_tag = self._put_version(objects, 1, metadata)
+            e_tag = self._versions(objects).create(1, _written(metadata))
         except (ObjectExists, StoreUnavailable) as error:
             ours = self._tag_if_ours(objects, metadata)
             if ours is None and isinstance(error, StoreUnavailable):
@@ -185,19 +165,25 @@ class ObjectStoreCatalog(MetastoreCatalog):
 
         Raises:
             NoSuchTableError: the folder holds no metadata version.
+            StreamMoved: another catalog has the table now.
         """
         objects = self.objects.within(self._folder(identifier))
-        while listed := self._listed(objects):
-            number = max(listed)
-            try:
-                metadata, e_tag = self._get_version(objects, number)
-            except ObjectNotFound:
-                continue  # dropped, or cleaned while we looked: look again
-            if not self._is_the_listed(objects, number, e_tag, listed[number]):
-                continue
-            self._remember(objects, number, metadata, e_tag)
-            return self._table(identifier, objects, number, metadata)
-        raise NoSuchTableError(f"table {_dotted(identifier)} does not exist")
+        found = self._versions(objects).read_newest()
+        if found is None and holds_delta(objects):
+            raise NoSuchIcebergTableError(
+                f"{_dotted(identifier)} is a Delta table: open its catalog with type='delta'"
+            )
+        if found is None:
+            raise NoSuchTableError(f"table {_dotted(identifier)} does not exist")
+        number, data, e_tag = found
+        metadata = _read(data)
+        self.check_here(metadata, _dotted(identifier))
+        self._remember(objects, number, metadata, e_tag)
+        return self._table(identifier, objects, number, metadata)
+
+    def check_here(self, metadata: TableMetadata, name: str) -> None:
+        """Raise `StreamMoved` if the folder's newest version says so (`catalogs.moves`)."""
+        check_here(metadata, name)
 
     def refresh_table(self, table: Table) -> Table:
         """The newest version, cheap where ``table`` is the newest: one small request.
@@ -206,26 +192,9 @@ class ObjectStoreCatalog(MetastoreCatalog):
         """
         objects = self.objects.within(self._folder(table.name()))
         number = version_of(table.metadata_location)
-        if self._looks_idle(objects, number):
+        if self._versions(objects).looks_idle(number):
             return table
         return self.load_table(table.name())
-
-    def _looks_idle(self, objects: Objects, number: int) -> bool:
-        """Whether no version follows ``number``.
-
-        Now and then this lists instead of probing: a version so old that its successors have been
-        cleaned away has nothing right behind it either.
-        """
-        with self._lock:
-            polls = self._idle_polls.get(objects.uri, 0) + 1
-            self._idle_polls[objects.uri] = polls
-        if polls % IDLE_POLLS_PER_LIST == 0:
-            return self._newest(objects) == number
-        try:
-            objects.head(version_path(number + 1))
-        except ObjectNotFound:
-            return True
-        return False
 
     def commit_table(
         self,
@@ -253,7 +222,7 @@ class ObjectStoreCatalog(MetastoreCatalog):
                 metadata=base.metadata, metadata_location=base.metadata_location
             )
         try:
-            e_tag = self._put_version(objects, number, metadata)
+            e_tag = self._versions(objects).create(number, _written(metadata))
         except ObjectExists:
             raise CommitFailedException(
                 f"version {number} of {_dotted(identifier)} was committed by another writer"
@@ -276,16 +245,13 @@ class ObjectStoreCatalog(MetastoreCatalog):
 
         Raises:
             NoSuchTableError: there is no such table.
+            StreamMoved: another catalog has the table, and its files, now.
         """
         objects = self.objects.within(self._folder(identifier))
-        if self._newest(objects) is None:
-            raise NoSuchTableError(f"table {_dotted(identifier)} does not exist")
+        self.load_table(identifier)
         own = _own_files([info.path for info in objects.list()])
         objects.delete([HINT])
-        dropped = 0
-        while (versions := sorted(self._versions(objects))) and versions[0] > dropped:
-            self._delete_versions(objects, versions)
-            dropped = versions[-1]
+        self._versions(objects).delete_all()
         objects.delete(own)
 
     def purge_table(self, identifier: str | Identifier) -> None:
@@ -299,10 +265,7 @@ class ObjectStoreCatalog(MetastoreCatalog):
         """
         objects = self.objects.within(self._folder(table.name()))
         newest = version_of(table.metadata_location)
-        found = sorted(self._versions(objects))
-        old = [number for number in found if number <= newest - VERSIONS_KEPT]
-        self._delete_versions(objects, old)
-        return len(old)
+        return self._versions(objects).delete_below(newest - versions.VERSIONS_KEPT + 1)
 
     def list_tables(self, namespace: str | Identifier) -> list[Identifier]:
         parts = self.identifier_to_tuple(namespace)
@@ -328,7 +291,8 @@ class ObjectStoreCatalog(MetastoreCatalog):
         """
         parts = self.identifier_to_tuple(namespace)
         for depth in range(1, len(parts) + 1):
-            if self._newest(self.objects.within(join(*parts[:depth]))) is not None:
+            above = self.objects.within(join(*parts[:depth]))
+            if self._newest(above) is not None or holds_delta(above):
                 raise TableAlreadyExistsError(
                     f"{'.'.join(parts[:depth])} is a table: nothing can be created below it"
                 )
@@ -408,93 +372,41 @@ class ObjectStoreCatalog(MetastoreCatalog):
     def _folder(self, identifier: str | Identifier) -> str:
         return join(*self.identifier_to_tuple(identifier))
 
-    def _listed(self, objects: Objects) -> dict[int, str]:
-        """The versions that are there: number -> version tag."""
-        _, files = objects.children(METADATA)
-        matches = ((_VERSION.fullmatch(one.path.rpartition("/")[2]), one.e_tag) for one in files)
-        return {int(match.group(1)): e_tag for match, e_tag in matches if match}
-
-    def _versions(self, objects: Objects) -> list[int]:
-        return list(self._listed(objects))
+    def _versions(self, objects: Objects) -> Versions:
+        return Versions(objects, LAYOUT, self._memory)
 
     def _newest(self, objects: Objects) -> int | None:
-        return max(self._versions(objects), default=None)
-
-    def _is_the_listed(self, objects: Objects, number: int, found: str, listed: str) -> bool:
-        """Whether the version that was read is the one that was listed as the newest.
-
-        Between the two it may have been cleaned away, and its number filled again by a writer
-        that slept. The newest version is never cleaned, so if it is still the newest it is the one;
-        that also serves stores that write a tag in two ways.
-        """
-        return found == listed or self._newest(objects) == number
-
-    def _get_version(self, objects: Objects, number: int) -> tuple[TableMetadata, str]:
-        data, e_tag = objects.get(version_path(number))
-        return TableMetadataUtil.parse_raw(bytes(data).decode()), e_tag
+        return self._versions(objects).newest()
 
     def _tag_if_ours(self, objects: Objects, metadata: TableMetadata) -> str | None:
         """The tag of version 1 if it is this table's: the store wrote it, its answer was lost."""
         try:
-            found, e_tag = self._get_version(objects, 1)
+            data, e_tag = self._versions(objects).get(1)
         except StoreError:
             return None
-        return e_tag if found.table_uuid == metadata.table_uuid else None
-
-    def _put_version(self, objects: Objects, number: int, metadata: TableMetadata) -> str:
-        data = metadata.model_dump_json(exclude_none=True).encode()
-        return objects.create(version_path(number), data)
+        return e_tag if _read(data).table_uuid == metadata.table_uuid else None
 
     def _check_base(self, objects: Objects, base: Table, number: int) -> None:
         """After version ``number`` was created: it counts only if its base is still there."""
+
+        def judge(data: bytes) -> Found:
+            found = _read(data)
+            if found.table_uuid != base.metadata.table_uuid:
+                return Found.GONE
+            return Found.GENUINE if found == base.metadata else Found.DOUBTFUL
+
+        owner = str(base.metadata.table_uuid)
         try:
-            found = self._base_now(objects, base, number - 1)
+            counts = self._versions(objects).counts(number, Base(number - 1, owner, judge))
         except StoreError as error:
             raise CommitStateUnknownException(str(error)) from error
-        if found is _Base.GENUINE:
-            return
-        if found is _Base.GONE and self._newest(objects) == number:
-            # Cleaning never reaches the newest versions: the table was dropped under us, and may
-            # have been created again. Ours must not become the head of its namesake.
-            self._delete_versions(objects, [number])
-        raise CommitStateUnknownException(
-            f"version {number - 1} of {_dotted(base.name())} was cleaned up meanwhile"
-        )
-
-    def _base_now(self, objects: Objects, base: Table, number: int) -> _Base:
-        """What became of version ``number``, the base.
-
-        A tag that is the same proves that it is the same object; another one proves nothing (a
-        restored or touched file, a store that writes tags in two ways). Then the same content is
-        the base, unless it is so old that it may have been deleted and a late repetition of its
-        own request wrote it again.
-        """
-        with self._lock:
-            expected = self._tags.get(_tag_key(objects, number, base.metadata))
-        try:
-            if expected is not None and objects.head(version_path(number)).e_tag == expected:
-                return _Base.GENUINE
-            found, e_tag = self._get_version(objects, number)
-        except ObjectNotFound:
-            return _Base.GONE
-        if found.table_uuid != base.metadata.table_uuid:
-            return _Base.GONE
-        newest = self._newest(objects)
-        if found != base.metadata or newest is None or number <= newest - VERSIONS_KEPT:
-            return _Base.DOUBTFUL
-        self._remember(objects, number, base.metadata, e_tag)
-        return _Base.GENUINE
+        if not counts:
+            raise CommitStateUnknownException(
+                f"version {number - 1} of {_dotted(base.name())} was cleaned up meanwhile"
+            )
 
     def _remember(self, objects: Objects, number: int, metadata: TableMetadata, e_tag: str) -> None:
-        """Keep the tag of a version that is known to be genuine, and of no other."""
-        with self._lock:
-            self._tags[_tag_key(objects, number, metadata)] = e_tag
-            while len(self._tags) > _TAGS_REMEMBERED_MAX:
-                self._tags.popitem(last=False)
-
-    def _delete_versions(self, objects: Objects, ascending: list[int]) -> None:
-        for number in ascending:  # one request each: the order is the safety
-            objects.delete([version_path(number)])
+        self._versions(objects).remember(str(metadata.table_uuid), number, e_tag)
 
     def _hint(self, objects: Objects, number: int) -> None:
         # The version is committed; the hint is only a courtesy, and the next one renews it.
@@ -519,7 +431,8 @@ class ObjectStoreCatalog(MetastoreCatalog):
         if self.objects.uri.startswith("memory:"):
             return ObjectsFileIO(self.objects)
         own = {k: v for k, v in properties.items() if not k.startswith(STORE_PREFIXES)}
-        return load_file_io({**self.properties, **own}, location)
+        known = {"py-io-impl": store_io.IMPLEMENTATION, **self.properties}
+        return load_file_io({**known, **own}, location)
 
     def __repr__(self) -> str:
         return f"ObjectStoreCatalog({self.name!r}, warehouse={self.objects.uri!r})"
@@ -538,8 +451,12 @@ def _own_files(paths: Iterable[str]) -> list[str]:
     ]
 
 
-def _tag_key(objects: Objects, number: int, metadata: TableMetadata) -> str:
-    return f"{objects.uri}#{metadata.table_uuid}#{number}"
+def _read(data: Buffer) -> TableMetadata:
+    return TableMetadataUtil.parse_raw(bytes(data).decode())
+
+
+def _written(metadata: TableMetadata) -> bytes:
+    return metadata.model_dump_json(exclude_none=True).encode()
 
 
 def _dotted(identifier: str | Identifier) -> str:

@@ -21,7 +21,8 @@ from batchweave.catalogs.iceberg import SNAPSHOTS_LIVE, TIDY_EVERY, IcebergTable
 from batchweave.catalogs.iceberg_catalog import IcebergCatalog
 from batchweave.catalogs.manifests import MERGE_AGE_MAX
 from batchweave.catalogs.merging import ENTRIES_MAX, FAN_IN
-from batchweave.catalogs.object_store import IDLE_POLLS_PER_LIST, VERSIONS_KEPT, ObjectStoreCatalog
+from batchweave.catalogs.object_store import ObjectStoreCatalog
+from batchweave.catalogs.versions import IDLE_POLLS_PER_LIST, VERSIONS_KEPT
 from batchweave.clock import SystemClock
 from batchweave.columns import slice_to_table, to_storage
 from batchweave.errors import ObjectNotFound, StoreUnavailable, StreamCorrupted, StreamNotFound

@@ -28,12 +28,11 @@ import batchweave as bw
 from batchweave.catalogs.files import ObjectsFileIO
 from batchweave.catalogs.object_store import (
     HINT,
-    IDLE_POLLS_PER_LIST,
-    VERSIONS_KEPT,
     ObjectStoreCatalog,
     version_of,
     version_path,
 )
+from batchweave.catalogs.versions import IDLE_POLLS_PER_LIST, VERSIONS_KEPT
 from batchweave.errors import InvalidSettings, ObjectNotFound, StoreUnavailable
 from batchweave.objects import MemoryObjects, Objects
 from tests.watched import Watch, WatchedObjects
@@ -387,7 +386,7 @@ def test_a_stale_writer_never_wins_though_its_version_is_free_again(
     sleeper = _other(watched)
     stale = sleeper.load_table(NAME)
     if not remembers:
-        sleeper._tags.clear()
+        sleeper._memory.clear()
     head = _committed(watched, VERSIONS_KEPT + 9)
     watched.clean_versions(head)
     assert 2 not in _versions(watched.objects)
@@ -410,7 +409,7 @@ def test_a_stale_writer_behind_another_stale_writer_does_not_win_either(
     at_1 = first.load_table(NAME)
     at_2 = _commit(watched, watched.load_table(NAME), "genuine 2")
     at_2_second = second.load_table(NAME)
-    second._tags.clear()
+    second._memory.clear()
     head = _committed(watched, VERSIONS_KEPT + 9)
     watched.clean_versions(head)
     with pytest.raises(CommitStateUnknownException):

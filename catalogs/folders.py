@@ -1,0 +1,53 @@
+"""Where a catalog that finds streams by their folders finds a name.
+
+Imports: errors and objects.
+"""
+
+from __future__ import annotations
+
+import re
+
+from batchweave.errors import InvalidSettings
+from batchweave.objects import Objects, split_uri
+
+DELTA_LOG = "_delta_log"
+ICEBERG_METADATA = "metadata"
+
+_DELTA = re.compile(r"\d{20}\.(?:json|checkpoint\..*)")
+_ICEBERG = re.compile(r"(?:v\d+|\d+-.+)\.metadata\.json")
+
+
+def holds_delta(objects: Objects) -> bool:
+    """Whether a folder is a Delta table's."""
+    return _holds(objects, DELTA_LOG, _DELTA)
+
+
+def holds_iceberg(objects: Objects) -> bool:
+    """Whether a folder is an Iceberg table's."""
+    return _holds(objects, ICEBERG_METADATA, _ICEBERG)
+
+
+def _holds(objects: Objects, folder: str, pattern: re.Pattern[str]) -> bool:
+    _, files = objects.children(folder)
+    return any(pattern.fullmatch(one.path.rpartition("/")[2]) for one in files)
+
+
+def check_own_folder(warehouse: str, location: str, name: tuple[str, ...]) -> None:
+    """Refuse a folder that such a catalog would not find under the name.
+
+    Raises:
+        InvalidSettings: it lies elsewhere, or has another name.
+    """
+    root, folder = split_uri(warehouse), split_uri(location)
+    below = root[1].rstrip("/") + "/"
+    if root[0] != folder[0] or not folder[1].startswith(below):
+        raise InvalidSettings(
+            f"{location} does not lie below the warehouse {warehouse}, where this catalog finds "
+            "its streams by their folders: open a catalog on the folder's own warehouse, or "
+            "register it in one of type sql, rest or glue"
+        )
+    found = folder[1][len(below) :].strip("/").replace("/", ".")
+    if found != ".".join(name):
+        raise InvalidSettings(
+            f"in this catalog the folder {location} is {found!r}, and cannot be {'.'.join(name)!r}"
+        )
