@@ -16,7 +16,7 @@ help:  ## List the targets
 
 install: $(VENV)/.stamp-dev  ## Set up .venv with everything that the tests and linters use
 
-demo: $(VENV)/.stamp-demo  ## Run the demo (installs only what it needs)
+demo: $(VENV)/.stamp-demo  ## Run the demo (installs only what it needs); ARGS="--catalog rest" is one variant
 	@$(BIN)/batchweave demo $(ARGS)
 
 test: $(VENV)/.stamp-dev  ## Run the tests; make test ARGS="-k name -x" passes options to pytest
@@ -56,7 +56,7 @@ $(BIN)/python:
 
 $(VENV)/.stamp-demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo '== installing BatchWeave and its dependencies (a minute or two the first time)'
-	@$(PIP) install -c constraints.txt -e .
+	@$(PIP) install -c constraints.txt -e '.[demo]'
 	@touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/python

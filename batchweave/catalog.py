@@ -5,20 +5,31 @@ Imports: everything before it in the core.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from batchweave.columns import schema_to_text, storage_schema
-from batchweave.errors import InvalidMesh, InvalidName, SchemaMismatch
+from batchweave.errors import (
+    InvalidMesh,
+    InvalidName,
+    SchemaMismatch,
+    StreamExists,
+    StreamNotFound,
+)
+from batchweave.ledger import MESH as LEDGER_MESH
+from batchweave.ledger import SCHEMA as LEDGER_SCHEMA
+from batchweave.ledger import SUFFIX as LEDGER_SUFFIX
 from batchweave.mesh import Mesh
 from batchweave.state import PREFIX, StreamState, to_properties
 from batchweave.stream import Stream
 from batchweave.table import RESERVED_COLUMNS, Table
 
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}")
+_PART = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_-]{{0,62}}(?:{LEDGER_SUFFIX})?")
 
 
 class TableCatalog(Protocol):
@@ -34,6 +45,10 @@ class TableCatalog(Protocol):
 
     def streams(self) -> list[str]:
         """Dotted names of all streams, sorted; other tables are left out."""
+        ...
+
+    def register(self, name: tuple[str, ...], location: str, *, take_over: bool) -> Table:
+        """Adopt the stream in a folder, as `Catalog.register_stream` says."""
         ...
 
     def drop(self, name: tuple[str, ...]) -> None:
@@ -72,6 +87,8 @@ class Catalog:
             StoreDenied: the warehouse cannot be written.
         """
         parts = check_stream_name(name)
+        if name.endswith(LEDGER_SUFFIX):
+            raise InvalidName(f"names that end in {LEDGER_SUFFIX!r} are those of ledgers: {name!r}")
         check_schema(schema)
         if not isinstance(mesh, Mesh):
             raise InvalidMesh(f"mesh is a Mesh, for example Mesh(dp=4), got {mesh!r}")
@@ -81,7 +98,10 @@ class Catalog:
                 raise InvalidName(f"properties beginning with {PREFIX!r} are reserved: {key!r}")
         own |= to_properties(StreamState(mesh=mesh))
         own[PREFIX + "schema"] = schema_to_text(schema)
-        return Stream(self.tables.create(parts, schema, own), query=self._query)
+        table = self.tables.create(parts, schema, own)
+        with contextlib.suppress(StreamNotFound):  # left over from a dropped stream of the name
+            self.tables.drop(_ledger_name(parts))
+        return self._stream(parts, table)
 
     def load_stream(self, name: str) -> Stream:
         """Open an existing stream.
@@ -91,22 +111,75 @@ class Catalog:
             NotAStream: there is one, but BatchWeave did not make it.
             UnsupportedFormat: a newer BatchWeave made it.
         """
-        return Stream(self.tables.load(check_stream_name(name)), query=self._query)
+        parts = check_stream_name(name)
+        return self._stream(parts, self.tables.load(parts))
 
     def list_streams(self) -> list[str]:
         """Names of all streams, sorted. Tables that are not streams are left out."""
-        return self.tables.streams()
+        return [name for name in self.tables.streams() if not name.endswith(LEDGER_SUFFIX)]
+
+    def register_stream(self, name: str, location: str, *, take_over: bool = False) -> Stream:
+        """Adopt the stream whose table lies in a folder: from then on it is in this catalog alone.
+
+        A catalog that finds streams by their folders (``object-store``, ``delta``) adopts what
+        lies at the name's own place below its warehouse. Any other adopts a folder that an
+        object-store catalog made, wherever it lies. *Its writers and readers through that folder
+        are stopped* (`StreamMoved`), by a commit that wins against theirs: a stream that two
+        catalogs could write would become two. Calling it again after a crash goes on where it was.
+
+        ``location`` is the table's folder, a path or URI. ``take_over`` adopts also what is marked
+        as moved to another place. That is for a place that is lost: what was committed through it
+        since is not seen.
+
+        Raises:
+            InvalidName, InvalidSettings: the catalog cannot have this folder under this name.
+            StreamNotFound: there is no table in the folder.
+            NotAStream, UnsupportedFormat: there is one, but none that can be adopted.
+            StreamExists: the name is taken.
+            StreamMoved: the stream is in another catalog.
+            StoreDenied: the folder or the catalog cannot be written.
+            StoreUnavailable: whether it was registered is not known: call it again.
+        """
+        parts = check_stream_name(name)
+        return self._stream(parts, self.tables.register(parts, location, take_over=take_over))
 
     def drop_stream(self, name: str) -> None:
-        """Remove a stream with all of its data.
+        """Remove a stream with all of its data, its ledger included.
 
         Raises:
             StreamNotFound, NotAStream: nothing was removed.
         """
-        self.tables.drop(check_stream_name(name))
+        parts = check_stream_name(name)
+        self.tables.drop(parts)
+        with contextlib.suppress(StreamNotFound):
+            self.tables.drop(_ledger_name(parts))
+
+    def _stream(self, parts: tuple[str, ...], table: Table) -> Stream:
+        return Stream(table, query=self._query, ledger=partial(self._ledger, parts))
+
+    def _ledger(self, parts: tuple[str, ...], create: bool) -> Table | None:
+        """The table of a stream's ledger; None if there is none and none is wanted."""
+        if parts[-1].endswith(LEDGER_SUFFIX):
+            return None
+        name = _ledger_name(parts)
+        try:
+            return self.tables.load(name)
+        except StreamNotFound:
+            if not create:
+                return None
+        state = to_properties(StreamState(mesh=LEDGER_MESH))
+        own = state | {PREFIX + "schema": schema_to_text(LEDGER_SCHEMA)}
+        try:
+            return self.tables.create(name, LEDGER_SCHEMA, own)
+        except StreamExists:
+            return self.tables.load(name)
 
     def __repr__(self) -> str:
         return f"Catalog({self.name!r})"
+
+
+def _ledger_name(parts: tuple[str, ...]) -> tuple[str, ...]:
+    return (*parts[:-1], parts[-1] + LEDGER_SUFFIX)
 
 
 def check_stream_name(name: str) -> tuple[str, ...]:

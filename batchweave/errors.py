@@ -9,14 +9,18 @@
     │   ├── InvalidBatch        wrong number of slices, an empty slice, a bad position
     │   ├── SchemaMismatch      a column is missing, extra, or of another type
     │   ├── UnsupportedType     a type that the table formats cannot hold
-    │   └── InvalidSettings     a setting or property out of its range
+    │   ├── InvalidSettings     a setting or property out of its range
+    │   └── TransformFailed     a reader's own function raised on a row
     ├── StreamError             the stream is not what the call needs
     │   ├── StreamNotFound      no such table in the catalog
+    │   │   └── StreamMoved     it was registered in another catalog: open it there
     │   ├── StreamExists        the name is taken
     │   ├── NotAStream          a table, but not a BatchWeave stream
     │   ├── UnsupportedFormat   written by a newer BatchWeave, or another table version
     │   ├── StreamSealed        nothing can be published any more
     │   ├── StepReclaimed       the step's data is gone, by policy
+    │   ├── StreamStalled       nothing new was published for longer than the reader allows
+    │   ├── StepsPinned         a tag or branch of others names steps that should go
     │   ├── CheckpointExists    the checkpoint's ID stands for another step or consumer
     │   ├── CheckpointNotFound  no checkpoint of that ID is registered
     │   └── StreamCorrupted     the table contradicts itself; stop and investigate
@@ -68,12 +72,20 @@ class InvalidSettings(InvalidInput):
     """A setting or property is missing, unknown, or out of its range."""
 
 
+class TransformFailed(InvalidInput):
+    """A transform that the reader was given raised on a row: the message says on which."""
+
+
 class StreamError(BatchWeaveError):
     """The stream is not in the state that the call needs."""
 
 
 class StreamNotFound(StreamError, LookupError):
     """The catalog has no table of that name."""
+
+
+class StreamMoved(StreamNotFound):
+    """The stream was registered in another catalog and is only there now."""
 
 
 class StreamExists(StreamError):
@@ -96,12 +108,20 @@ class StepReclaimed(StreamError, LookupError):
     """The step is below the watermark: its data was reclaimed."""
 
 
+class StepsPinned(StreamError):
+    """A tag or branch that another program made names steps that should be reclaimed."""
+
+
 class CheckpointExists(StreamError):
     """The checkpoint ID is registered already, for another step or consumer."""
 
 
 class CheckpointNotFound(StreamError, LookupError):
     """No checkpoint of that ID is registered."""
+
+
+class StreamStalled(StreamError, TimeoutError):
+    """No producer published anything for longer than the reader was told to wait."""
 
 
 class StreamCorrupted(StreamError):

@@ -3,7 +3,8 @@
 The producer drives this from its threads, a simulation from its scheduler: the same code.
 A session owns one generation of a producer name. Batches are staged in sequence order once their
 files are uploaded; an attempt commits all that is staged, as one change.
-Imports: standard library, errors, clock, dac, state, table, parquet, batch, commit.
+Imports: standard library, errors, clock, dac, paths, side_objects, state, table, parquet,
+batch, commit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from batchweave.commit import Retries, commit
 from batchweave.dac import Claim
 from batchweave.errors import ObjectExists, ObjectNotFound, StoreUnavailable, StreamCorrupted
 from batchweave.parquet import EncodedPart
+from batchweave.paths import data_path, position_path
+from batchweave.side_objects import decode_text, encode_text
 from batchweave.state import (
     Numbered,
     ProducerState,
@@ -29,10 +32,7 @@ from batchweave.state import (
     check_name,
     open_producer,
 )
-from batchweave.table import BatchEntry, Change, Committed, Head, Outcome, Part, Table
-
-DATA = "data"
-POSITIONS = "positions"
+from batchweave.table import BatchEntry, Change, Committed, Head, Outcome, Part, Table, Unknown
 
 
 @dataclass(slots=True)
@@ -70,6 +70,7 @@ class Session:
         self._staged: list[Staged] = []
         self._head: Head | None = None
         self._stale = False
+        self._vanished = False
         self._own_version = -1
         self._company = True
         self._position_text: str | None = None
@@ -106,10 +107,14 @@ class Session:
         value = json.loads(text)
         if "object" not in value:
             return position_from_text(text)
-        data, _ = self.table.objects.get(value["object"])
+        try:
+            data, _ = self.table.objects.get(value["object"])
+        except ObjectNotFound as error:
+            check_generation(self.table.head().state, self.name, self.generation)  # superseded
+            raise StreamCorrupted(f"the position object {value['object']!r} is gone") from error
         if hashlib.sha256(data).hexdigest() != value["sha256"]:
             raise StreamCorrupted(f"the position object {value['object']!r} was changed")
-        return position_from_text(bytes(data).decode())
+        return position_from_text(decode_text(data, value["object"]))
 
     @property
     def version(self) -> int:
@@ -125,9 +130,7 @@ class Session:
         The name carries the table version known when the upload began, for the orphan sweep.
         """
         version = self.version
-        who = f"{self.name}-g{self.generation}-q{sequence}-p{index}"
-        name = f"{who}-{self._clock.token()}.parquet"
-        path = f"{DATA}/v{version:012d}/{name}"
+        path = data_path(version, self.name, self.generation, sequence, index, self._clock.token())
         self.put_once(path, part.data)
         return part.at(path), version
 
@@ -151,12 +154,9 @@ class Session:
         """What the state will hold of a position: its text, or a reference to an object."""
         if text is None or len(text.encode()) <= self._inline_max:
             return text
-        data = text.encode()
+        data = encode_text(text)
         version = self.version
-        path = (
-            f"{POSITIONS}/v{version:012d}/"
-            f"{self.name}-g{self.generation}-q{sequence}-{self._clock.token()}.json"
-        )
+        path = position_path(version, self.name, self.generation, sequence, self._clock.token())
         self.put_once(path, data)
         self._stored_positions[sequence] = (version, text)
         return json.dumps({"object": path, "sha256": hashlib.sha256(data).hexdigest()})
@@ -182,7 +182,9 @@ class Session:
             Fenced: the name was opened elsewhere.
         """
         if self._head is None or self._stale or self._company:
-            head = self.table.head(self._head)
+            # After an unknown outcome nothing known helps: the table may have been dropped, and a
+            # namesake at the same version looks like an idle one to who only asks what is new.
+            head = self.table.head(None if self._vanished else self._head)
             self._company = head.version != self._own_version
             self._know(head)
         known = self._known()
@@ -227,6 +229,7 @@ class Session:
             self._settle(outcome.head.state)
         else:
             self._company = True
+            self._vanished = isinstance(outcome, Unknown)
         return outcome
 
     @property
@@ -241,7 +244,7 @@ class Session:
     def _know(self, head: Head) -> None:
         with self._version_lock:
             self._head = head
-        self._stale = False
+        self._stale = self._vanished = False
 
     def _settle(self, state: StreamState) -> None:
         """Take what the table holds off the queue, whichever attempt of ours put it there.

@@ -76,6 +76,20 @@ class CheckpointState:
 
 
 @dataclass(frozen=True, slots=True)
+class ReclaimState:
+    """A commit that took steps out of the table whose files stay for a grace period.
+
+    ``version`` is that commit's; ``oldest_upload`` is the smallest table version in the names of
+    the files that it removed; ``at_ms`` is the store's own time at which a sweep first met it, so
+    never before the commit itself, however long that took to land; 0 until then.
+    """
+
+    version: int
+    oldest_upload: int
+    at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StreamState:
     """Everything that a stream's table says about it, at one version. Immutable."""
 
@@ -88,6 +102,7 @@ class StreamState:
     pace: Pace = field(default_factory=Pace)
     producers: Mapping[str, ProducerState] = field(default_factory=dict)
     checkpoints: Mapping[str, CheckpointState] = field(default_factory=dict)
+    reclaims: Mapping[str, ReclaimState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.watermark <= self.next_step:
@@ -256,10 +271,64 @@ def drop_checkpoint(state: StreamState, checkpoint_id: str) -> StreamState:
     return replace(state, checkpoints=kept)
 
 
+def retained_from(state: StreamState) -> int:
+    """The first step that a registered checkpoint still needs; the watermark where none is."""
+    return min((one.next_step for one in state.checkpoints.values()), default=state.watermark)
+
+
+def reclaim(
+    state: StreamState, watermark: int, reclaimed: ReclaimState, drop: Sequence[str] = ()
+) -> StreamState:
+    """Take all steps below ``watermark`` out of the table, and forget checkpoints, in one change.
+
+    Their files stay until `age_reclaims` finds that their grace period is over.
+
+    Raises:
+        InvalidInput: the watermark would go back, or past a retained checkpoint or the head.
+    """
+    for name in drop:
+        state = drop_checkpoint(state, name)
+    if not state.watermark < watermark <= retained_from(state):
+        raise InvalidInput(
+            f"the watermark cannot go from {state.watermark} to {watermark}: retained checkpoints "
+            f"need the steps from {retained_from(state)} on"
+        )
+    pending = {**state.reclaims, str(watermark): reclaimed}
+    return replace(state, watermark=watermark, reclaims=pending)
+
+
+def age_reclaims(state: StreamState, now_ms: int, grace_ms: int) -> StreamState:
+    """Date the reclaims that have no date, and forget those whose grace period is over.
+
+    ``now_ms`` is the store's own time, read after the state was.
+    """
+    dated = {
+        name: one if one.at_ms else replace(one, at_ms=now_ms)
+        for name, one in state.reclaims.items()
+    }
+    left = {name: one for name, one in dated.items() if one.at_ms + grace_ms > now_ms}
+    return replace(state, reclaims=left)
+
+
+def advance_horizon(state: StreamState, horizon: int) -> StreamState:
+    """Let no upload older than ``horizon`` be committed any more. It never goes back."""
+    return replace(state, horizon=max(state.horizon, horizon))
+
+
+def sweepable_below(state: StreamState) -> int:
+    """Files of ours named with an older version, and by nothing in the table, may be deleted.
+
+    That is the horizon, unless files of a reclaim whose grace period lasts are older. They may be:
+    the horizon can have passed them long before, while the table still named them.
+    """
+    return min((state.horizon, *(one.oldest_upload for one in state.reclaims.values())))
+
+
 # -- the state as table properties -------------------------------------------------------------
 
 _PRODUCER = PREFIX + "producer."
 _CHECKPOINT = PREFIX + "checkpoint."
+_RECLAIM = PREFIX + "reclaim."
 
 
 def to_properties(state: StreamState) -> dict[str, str]:
@@ -281,6 +350,8 @@ def to_properties(state: StreamState) -> dict[str, str]:
         found[_PRODUCER + name] = _compact(asdict(producer))
     for name, checkpoint in state.checkpoints.items():
         found[_CHECKPOINT + name] = _compact(asdict(checkpoint))
+    for watermark, reclaimed in state.reclaims.items():
+        found[_RECLAIM + watermark] = _compact(asdict(reclaimed))
     return found
 
 
@@ -302,16 +373,9 @@ def from_properties(properties: Mapping[str, str], table: str) -> StreamState:
             horizon=int(properties[PREFIX + "horizon"]),
             chain=properties[PREFIX + "chain"],
             pace=_record(Pace, properties[PREFIX + "pace"]),
-            producers={
-                key[len(_PRODUCER) :]: _record(ProducerState, text)
-                for key, text in properties.items()
-                if key.startswith(_PRODUCER)
-            },
-            checkpoints={
-                key[len(_CHECKPOINT) :]: _record(CheckpointState, text)
-                for key, text in properties.items()
-                if key.startswith(_CHECKPOINT)
-            },
+            producers=_records(ProducerState, properties, _PRODUCER),
+            checkpoints=_records(CheckpointState, properties, _CHECKPOINT),
+            reclaims=_records(ReclaimState, properties, _RECLAIM),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise StreamCorrupted(f"the state of {table} cannot be read: {error}") from error
@@ -338,8 +402,17 @@ def changed_properties(
     return changed, tuple(key for key in old if key not in new)
 
 
-_R = TypeVar("_R", ProducerState, CheckpointState, Pace)
+_R = TypeVar("_R", ProducerState, CheckpointState, ReclaimState, Pace)
 _KINDS = {"int": (int,), "str": (str,), "str | None": (str, type(None))}
+
+
+def _records(kind: type[_R], properties: Mapping[str, str], prefix: str) -> dict[str, _R]:
+    """The records whose keys begin with ``prefix``, by the rest of the key."""
+    return {
+        key[len(prefix) :]: _record(kind, text)
+        for key, text in properties.items()
+        if key.startswith(prefix)
+    }
 
 
 def _record(kind: type[_R], text: str) -> _R:

@@ -13,12 +13,15 @@ import pyarrow as pa
 from batchweave.checkpoints import Checkpoints
 from batchweave.clock import Clock, SystemClock
 from batchweave.commit import commit
-from batchweave.errors import InvalidMesh
+from batchweave.errors import InvalidMesh, StreamError
+from batchweave.ledger import Ledger
 from batchweave.mesh import Mesh, Share
 from batchweave.producer import Producer
 from batchweave.reader import Reader, whole_number
+from batchweave.retention import Policy, ReclaimReport, Retention
 from batchweave.settings import ProducerSettings, ReaderSettings
 from batchweave.state import StreamState, seal
+from batchweave.sweep import GRACE_S, Sweep, SweepReport
 from batchweave.table import BatchEntry, Change, Head, Table
 
 
@@ -30,10 +33,13 @@ class Stream:
         table: Table,
         *,
         query: Callable[[Stream, str], Any],
+        ledger: Callable[[bool], Table | None] = lambda create: None,
         clock: Clock | None = None,
     ) -> None:
+        """``ledger`` loads the table of the stream's ledger, or creates it where asked to."""
         self._table = table
         self._query = query
+        self._ledger_table = ledger
         self._clock = clock or SystemClock()
 
     @property
@@ -121,6 +127,71 @@ class Stream:
             return None if head.state.sealed else Change(seal(head.state))
 
         commit(self._table, plan, clock=self._clock, what="sealing")
+
+    def reclaim(
+        self,
+        *,
+        keep_checkpoints: int | None = None,
+        keep_steps: int = 0,
+        grace_s: float = GRACE_S,
+        dry_run: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ReclaimReport:
+        """Take steps out of the stream that no retained checkpoint needs.
+
+        Of each consumer the ``keep_checkpoints`` furthest checkpoints are retained (None: all), and
+        at least ``keep_steps`` steps. One commit removes the batches from the table, after their
+        rows went to the `ledger`; their files are deleted by this or a later call (or `sweep`) once
+        ``grace_s`` seconds have passed. Without any checkpoint nothing is reclaimed. Safe to repeat
+        after a crash. ``dry_run`` tells what would go and changes nothing; ``progress`` is told the
+        steps done and in all.
+
+        Raises:
+            InvalidInput, InvalidSettings: a limit is not a number that makes sense.
+            Fenced: another process reclaims at the same time; it carries on.
+            NotCommitted: the producers committed first each time, or the store failed.
+        """
+        retention = Retention(self._table, self._make_ledger, self._clock, progress=progress)
+        policy = Policy(keep_checkpoints=keep_checkpoints, keep_steps=keep_steps)
+        return retention.reclaim(policy, grace_s=grace_s, dry_run=dry_run)
+
+    def sweep(
+        self,
+        *,
+        grace_s: float = GRACE_S,
+        dry_run: bool = False,
+        deletes_per_s: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> SweepReport:
+        """Delete files that no commit names, now or later: see `batchweave.sweep`.
+
+        Safe beside live producers, readers and another sweep. ``grace_s`` spares what was written
+        (or reclaimed) less long ago, by the store's clock; ``progress`` is told files and bytes.
+
+        Raises:
+            InvalidSettings: a limit is not a number that makes sense.
+            NotCommitted: the horizon could not be committed; nothing was deleted.
+        """
+        sweep = Sweep(
+            self._table,
+            self._clock,
+            grace_s=grace_s,
+            deletes_per_s=deletes_per_s,
+            progress=progress,
+        )
+        return sweep.run(dry_run=dry_run)
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """One row for each batch that was reclaimed; None before the first reclaim."""
+        table = self._ledger_table(False)
+        return None if table is None else Ledger(table, self.name, self._clock)
+
+    def _make_ledger(self) -> Ledger:
+        table = self._ledger_table(True)
+        if table is None:
+            raise StreamError(f"{self.name} was not opened through a catalog: it has no ledger")
+        return Ledger(table, self.name, self._clock)
 
     def sql(self, query: str) -> Any:
         """Ask the stream's history with DuckDB; returns a relation.

@@ -1,123 +1,80 @@
 """SQL over a stream: a DuckDB connection with the views of ``sql/views`` on one version.
 
-DuckDB's own Iceberg extension does the scanning. The connection is pinned to the metadata of the
-head, so that a query sees one version.
+The version is that of the head when the session is made: every view, and every query of the
+session, sees that one. Imports: the core, catalogs, DuckDB.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from importlib import resources
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import duckdb
 import pyarrow as pa
-from pyiceberg.table import Table as IcebergHandle
 
-from batchweave.catalogs.iceberg import IcebergTable, store_properties
-from batchweave.errors import InvalidSettings, StoreDenied, StoreUnavailable
-from batchweave.objects import split_uri
-from batchweave.s3_store import find_credentials, find_region
+from batchweave.errors import InvalidSettings
+from batchweave.sql.extensions import extension_path, open_offline
+from batchweave.sql.relation import Relation, told, told_as
+from batchweave.sql.scans import Rows, source_of
+from batchweave.sql.secrets import let_in
 from batchweave.stream import Stream
 from batchweave.table import Head
 
-EXTENSIONS = ("avro", "httpfs", "iceberg")
 VIEWS = ("samples", "batches", "producers")
 
+__all__ = ["VIEWS", "connect", "extension_path", "query"]
 
-def query(stream: Stream, sql: str) -> duckdb.DuckDBPyRelation:
+
+def query(stream: Stream, sql: str) -> Relation:
     """Run one query on the stream's head.
 
+    The result's errors are those of the tree also where they show late, as rows are fetched.
+
     Raises:
-        InvalidSettings: the query is not valid SQL, or names a view or column that is not there.
+        InvalidSettings: the query is not valid SQL, names a view or column that is not there, or
+            would load an extension.
         StoreDenied, StoreUnavailable: the table's metadata cannot be read.
     """
-    connection = connect(stream)
-    try:
+    with told():
+        _check(sql)
+        connection = connect(stream)
         relation = connection.sql(sql)
-    except duckdb.Error as error:
-        raise InvalidSettings(f"the query failed: {error}") from None
     if relation is None:
         raise InvalidSettings("the query returns no rows: give a SELECT")
-    return relation
+    return Relation(relation)
+
+
+def _check(sql: str) -> None:
+    """An ``INSTALL`` would fetch a program from the network and ``LOAD`` would run one."""
+    kinds = {statement.type for statement in duckdb.extract_statements(sql)}
+    if duckdb.StatementType.LOAD in kinds:
+        raise InvalidSettings("a query cannot install or load extensions: give a SELECT")
 
 
 def connect(stream: Stream) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with ``samples``, ``batches`` and ``producers`` of one stream."""
-    connection = duckdb.connect()
-    for name in EXTENSIONS:
-        connection.load_extension(str(extension_path(name)))
+    """A DuckDB connection with ``samples``, ``batches`` and ``producers`` of one stream.
+
+    Raises:
+        UnsupportedFormat: SQL does not know the table's format.
+        StoreDenied, StoreUnavailable: the table cannot be read.
+    """
     head = stream.table.head()
+    source = source_of(stream.table, head)
+    connection = open_offline(source.extensions)
     connection.register("batch_parts", _batch_parts(stream, head))
     connection.register("producer_states", _producer_states(head))
-    _register_rows(connection, stream, head)
+    if isinstance(source, Rows):
+        connection.register("rows_of_stream", source.table)
+    else:
+        let_in(connection, source.location, source.properties)
+        try:
+            connection.execute(f"create view rows_of_stream as select * from {source.sql}")
+        except duckdb.Error as error:
+            raise told_as(error, f"{stream.name} cannot be read") from None
     for name in VIEWS:
         view = resources.files("batchweave.sql").joinpath(f"views/{name}.sql")
         connection.execute(view.read_text())
     return connection
-
-
-def extension_path(name: str) -> Path:
-    """Where the wheel of a DuckDB extension put it: nothing is downloaded at run time.
-
-    Raises:
-        InvalidSettings: the wheel is not installed for this DuckDB.
-    """
-    package = importlib.util.find_spec(f"duckdb_extension_{name}")
-    folder = Path(package.origin).parent if package and package.origin else Path()
-    path = folder / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
-    if not path.is_file():
-        raise InvalidSettings(
-            f"DuckDB {duckdb.__version__} has no extension {name!r}: "
-            f"install duckdb-extension-{name}=={duckdb.__version__}"
-        )
-    return path
-
-
-def _register_rows(connection: duckdb.DuckDBPyConnection, stream: Stream, head: Head) -> None:
-    if not isinstance(stream.table, IcebergTable):
-        raise StoreUnavailable(f"{stream.name} is in a format that SQL cannot read yet")
-    handle = head.detail.handle
-    if handle.metadata_location.startswith("memory:"):
-        connection.register("rows_of_stream", handle.scan().to_arrow())
-        return
-    _create_secret(connection, handle)
-    # A literal, because views take no parameters. The location is the catalog's, not a user's.
-    literal = handle.metadata_location.replace("'", "''")
-    try:
-        connection.execute(f"create view rows_of_stream as select * from iceberg_scan('{literal}')")
-    except duckdb.Error as error:
-        kind = StoreDenied if "403" in str(error) else StoreUnavailable
-        raise kind(f"{stream.name} cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def _create_secret(connection: duckdb.DuckDBPyConnection, handle: IcebergHandle) -> None:
-    """Let DuckDB into the bucket that the table lies in, and into no other.
-
-    The values are bound, never part of a statement, so that no error or log can repeat them.
-    """
-    scheme, rest = split_uri(handle.metadata_location)
-    if scheme not in ("s3", "s3a"):
-        return
-    properties = store_properties(handle)
-    endpoint = urlsplit(properties.get("s3.endpoint") or "")
-    virtual = str(properties.get("s3.force-virtual-addressing", "false")).lower() == "true"
-    known = find_credentials(properties)
-    values: dict[str, Any] = {
-        "scope": f"{scheme}://{rest.partition('/')[0]}/",  # or it would match longer names too
-        "region": find_region(properties) or "us-east-1",
-        "url_style": "path" if endpoint.netloc and not virtual else "vhost",
-        "use_ssl": endpoint.scheme != "http",
-    }
-    if endpoint.netloc:
-        values["endpoint"] = endpoint.netloc + endpoint.path.rstrip("/")
-    if known is not None:
-        values |= {"key_id": known.access_key, "secret": known.secret_key}
-        values["session_token"] = known.session_token or ""  # DuckDB would take the environment's
-    options = ", ".join(f"{name} ${name}" for name in values)
-    connection.execute(f"create secret batchweave (type s3, {options})", values)
 
 
 def _batch_parts(stream: Stream, head: Head) -> pa.Table:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import deltalake
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
 import batchweave as bw
+from batchweave.catalogs.object_store import ObjectStoreCatalog
 from batchweave.cli import main
 from batchweave.cli.column_types import DEPTH_MAX, parse_type, type_text
 from batchweave.cli.output import age, cell, plain, size
@@ -359,6 +362,100 @@ def test_drop_asks_and_removes_everything(warehouse: str) -> None:
     assert not list(Path(warehouse).rglob("*.parquet"))
 
 
+# -- other processes, catalogs and formats -----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["object-store", "sqlite", "delta"])
+def test_a_stream_made_by_one_process_is_found_by_name_from_another(
+    kind: str, tmp_path: Path
+) -> None:
+    options = ["--catalog-type", kind, "--warehouse", str(tmp_path / "w")]
+    if kind == "sqlite":
+        options = ["--catalog-type", "sql", "--warehouse", str(tmp_path / "w"),
+                   "-p", f"uri=sqlite:///{tmp_path}/c.db"]  # fmt: skip
+
+    def run(*arguments: str) -> str:
+        result = subprocess.run(
+            [*PYTHON, *arguments, *options], cwd=tmp_path,
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert run("create", "demo.tokens", "--mesh", "dp=2", "--column", "a=int").startswith("created")
+    properties = {"type": kind, "warehouse": str(tmp_path / "w")}
+    if kind == "sqlite":
+        properties |= {"type": "sql", "uri": f"sqlite:///{tmp_path}/c.db"}
+    catalog = bw.load_catalog("here", **properties)
+    with catalog.load_stream("demo.tokens").producer("p") as producer:
+        producer.publish([{"a": [1]}, {"a": [2, 3]}], position="end")
+    (listed,) = json.loads(run("ls", "--json"))
+    assert (listed["stream"], listed["next_step"], listed["mesh"]) == ("demo.tokens", 1, {"dp": 2})
+    described = json.loads(run("describe", "demo.tokens", "--json"))
+    assert described["size"]["rows"] == 3
+    assert described["producers"][0]["position"] == "end"
+    assert described["location"] == catalog.load_stream("demo.tokens").table.objects.uri
+    assert run("sql", "demo.tokens", "select sum(a)::int as a from samples", "--format", "csv") == (
+        "a\n6\n"
+    )
+
+
+def test_tables_that_are_no_streams_are_not_listed(warehouse: str) -> None:
+    deltalake.write_deltalake(f"{warehouse}/demo/other", pa.table({"a": [1]}))
+    raw = ObjectStoreCatalog("raw", warehouse=warehouse)
+    raw.create_table("demo.plain", pa.schema([("a", pa.int64())]))
+    assert [one["stream"] for one in json_of("ls", "--json", "--warehouse", warehouse)] == [
+        "demo.tokens"
+    ]
+    assert json_of("ls", "--json", "--warehouse", warehouse, "--catalog-type", "delta") == []
+    for name, kind in (("demo.plain", "object-store"), ("demo.other", "delta")):
+        result = call("describe", name, "--warehouse", warehouse, "--catalog-type", kind)
+        assert result.exit_code == 1
+        assert "not a BatchWeave stream" in result.stderr
+
+
+def test_a_stream_of_the_other_format_is_named_as_such(warehouse: str) -> None:
+    result = call("describe", "demo.tokens", "--warehouse", warehouse, "--catalog-type", "delta")
+    assert result.exit_code == 1
+    assert "is an Iceberg table" in result.stderr
+    made = call(
+        "create", "demo.tokens", "--mesh", "dp=1", "--column", "a=int", "--warehouse", warehouse,
+        "--catalog-type", "delta",
+    )  # fmt: skip
+    assert made.exit_code == 1
+    assert "Iceberg table" in made.stderr
+
+
+def test_the_catalog_type_may_come_from_the_environment(tmp_path: Path) -> None:
+    env = {"BATCHWEAVE_CATALOG_TYPE": "delta", "BATCHWEAVE_WAREHOUSE": str(tmp_path / "w")}
+    made = call("create", "a.b", "--mesh", "dp=1", "--column", "a=int", env=env)
+    assert made.exit_code == 0, made.output
+    assert (tmp_path / "w" / "a" / "b" / "_delta_log").is_dir()
+    assert "a.b" in call("ls", env=env).stdout
+    assert call("ls", "--catalog-type", "object-store", env=env).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--catalog-type", "hudi"], "got 'hudi'"),
+        (["--catalog-type", "sql"], "needs a uri"),
+        (["--catalog-type", "rest"], "needs a uri"),
+        (["--catalog-type", "delta"], "needs a warehouse"),
+        (["--catalog-type", "object-store"], "needs a warehouse"),
+    ],
+)
+def test_a_catalog_that_lacks_something_says_what(options: list[str], says: str) -> None:
+    result = call("ls", *options)
+    assert (result.exit_code, says in result.stderr) == (2, True), result.stderr
+
+
+def test_help_has_an_example_of_each_catalog_type() -> None:
+    shown = call("--help").output
+    for kind in ("object-store", "delta", "sql", "rest", "glue"):
+        assert re.search(rf"^  +{kind} +(Iceberg|Delta), .*(-p|--)", shown, re.MULTILINE), kind
+
+
 # -- options, errors, exit codes ---------------------------------------------------------------
 
 
@@ -442,10 +539,12 @@ def test_an_error_of_a_command_becomes_its_exit_code_and_hint() -> None:
 def test_every_command_is_explained() -> None:
     assert "Exit codes: 0 ok, 1 the stream" in call("--help").output
     for name, command in main.commands.items():
-        result = call(name, "--help")
-        assert result.exit_code == 0
-        assert "--warehouse" in result.output
         assert command.help
+        below = list(command.commands) if isinstance(command, click.Group) else []
+        for path in [[name, one] for one in below] or [[name]]:
+            result = call(*path, "--help")
+            assert result.exit_code == 0
+            assert "--warehouse" in result.output
 
 
 def test_the_output_is_closed_early_without_a_traceback(shared: str) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import batchweave as bw
+from batchweave.cli import main
 from batchweave.demo.corpus import (
     CHUNK_BYTES,
     CHUNKS_PER_BATCH,
@@ -337,11 +339,77 @@ def test_the_demo_survives_its_kills_and_cleans_up(tmp_path: Path) -> None:
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [
+        (["--catalog", "rest"], "s3://batchweave-demo and a REST catalog"),
+        (["--format", "delta", "--store", "s3", "--no-kill"], "s3://batchweave-demo/warehouse"),
+        (["--catalog", "sqlite", "--no-kill"], "warehouse and an SQL catalog"),
+    ],
+)
+def test_one_command_runs_it_on_another_catalog_format_and_store(
+    variant: list[str], said: str, tmp_path: Path
+) -> None:
+    result = subprocess.run(
+        [*DEMO[:-1], "24", *variant],
+        capture_output=True, text=True, timeout=280, env=environment(tmp_path), check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert re.match(r"\d+ steps, 0 missing, 0 doubled; \d+ files reconstructed", result.stdout)
+    assert "producer-2" in result.stdout.partition("asked with SQL:")[2]
+    assert said in result.stderr
+    assert "FAILED" not in result.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--catalog", "rest", "--store", "local"], "keeps its tables on S3"),
+        (["--catalog", "rest", "--format", "delta"], "catalog of type delta, not of type rest"),
+        (["--catalog", "delta", "--format", "iceberg"], "holds Delta tables"),
+        (["--catalog", "sqlite", "--warehouse", "s3://b/w"], "where is the SQLite file"),
+        (["--store", "s3", "-p", "s3.endpoint=http://127.0.0.1:1"], "name a bucket"),
+        (["--catalog-type", "nosuch"], "nosuch"),
+        (["--catalog", "nosuch"], "nothing says where catalog 'nosuch' is"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_and_nothing_is_left(
+    wrong: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = CliRunner().invoke(main, ["demo", *wrong], env={"PYICEBERG_HOME": "/nowhere"})
+    assert result.exit_code == 2, result.output
+    assert says in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_servers_wheel_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("batchweave.demo.object_server.PACKAGE", "no-such-wheel")
+    result = CliRunner().invoke(main, ["demo", "--catalog", "rest"])
+    assert result.exit_code == 2
+    assert "hint: pip install 'batchweave[demo]'" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_catalog_that_the_user_has_configured_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".pyiceberg.yaml").write_text("catalog:\n  rest:\n    type: sql\n")
+    env = {"PYICEBERG_HOME": str(tmp_path)}
+    result = CliRunner().invoke(main, ["demo", "--catalog", "rest"], env=env)
+    assert result.exit_code == 2
+    assert "type sql needs a uri" in result.stderr
+
+
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def running(tmp_path: Path, variant: list[str]) -> Iterator[subprocess.Popen[str]]:
     """A demo whose workers have begun to commit."""
     process = subprocess.Popen(
-        DEMO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        [*DEMO, *variant], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env=environment(tmp_path),
     )  # fmt: skip
     assert process.stderr is not None
@@ -354,15 +422,27 @@ def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("variant", "sent", "code"),
+    [
+        ([], signal.SIGINT, 130),
+        ([], signal.SIGKILL, -9),
+        (["--store", "s3"], signal.SIGKILL, -9),
+    ],
+)
 def test_no_process_outlives_a_demo_that_is_stopped(
-    running: subprocess.Popen[str], sent: signal.Signals, code: int, tmp_path: Path
+    running: subprocess.Popen[str],
+    variant: list[str],
+    sent: signal.Signals,
+    code: int,
+    tmp_path: Path,
 ) -> None:
     workers = children(running.pid)
-    assert len(workers) >= 6
+    workers += [below for pid in workers for below in children(pid)]
+    assert len(workers) >= (8 if variant else 6)  # the server and its guard
     running.send_signal(sent)
-    assert running.wait(30) == code
-    assert gone(workers)
+    assert running.wait(60) == code
+    assert gone(workers, within_s=60)
     if sent is signal.SIGINT:
         assert list((tmp_path / "tmp").iterdir()) == []
 

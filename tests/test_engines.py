@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -15,7 +14,7 @@ from pyiceberg.table import StaticTable
 
 import batchweave as bw
 from batchweave.catalogs.iceberg_catalog import IcebergCatalog
-from batchweave.sql.session import EXTENSIONS, extension_path
+from batchweave.sql.extensions import open_offline
 from tests.streams import QUICK, catalog_at, make_stream
 
 SCHEMA = pa.schema(
@@ -91,9 +90,7 @@ def by_pyiceberg(stream: bw.Stream) -> pa.Table:
 
 
 def by_duckdb(stream: bw.Stream) -> pa.Table:
-    with duckdb.connect() as connection:
-        for name in EXTENSIONS:
-            connection.load_extension(str(extension_path(name)))
+    with open_offline(("avro", "httpfs", "iceberg")) as connection:
         scan = connection.execute("select * from iceberg_scan($1)", [folder_of(stream)])
         return scan.to_arrow_table()
 

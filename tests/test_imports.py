@@ -19,12 +19,20 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = [
     "errors",
     "clock",
+    "pauses",
     "settings",
     "dac",
     "mesh",
     "columns",
+    "aws_credentials",
+    "store_clients",
     "s3_store",
+    "cloud_stores",
+    "store_errors",
     "objects",
+    "conditional_writes",
+    "paths",
+    "side_objects",
     "state",
     "table",
     "parquet",
@@ -34,6 +42,8 @@ CORE = [
     "producer",
     "reader",
     "checkpoints",
+    "ledger",
+    "sweep",
     "retention",
     "lineage",
     "stream",
@@ -41,7 +51,7 @@ CORE = [
 ]
 OUTER = ["catalogs", "connectors", "sql"]
 # These, and batchweave/__init__.py, may import anything.
-TOP = ["cli", "demo"]
+TOP = ["cli", "demo", "testing"]
 LINKED = {name: ROOT / name for name in OUTER}
 
 # boto3 and botocore: only to look for AWS credentials where none are given.

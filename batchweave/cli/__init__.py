@@ -6,14 +6,20 @@ streams. What is slow to import (table formats, SQL) is imported by the command 
 
 from __future__ import annotations
 
+from batchweave.cli.checkpoints import checkpoint
 from batchweave.cli.demo import demo
 from batchweave.cli.describe import describe
 from batchweave.cli.program import program
+from batchweave.cli.register import register
+from batchweave.cli.retention import maintain, reclaim, sweep
 from batchweave.cli.sql import sql
 from batchweave.cli.streams import create, drop, ls, seal
 from batchweave.cli.tail import tail
 
-for _command in (create, ls, describe, tail, sql, seal, drop, demo):
+for _command in (
+    *(create, register, ls, describe, tail, sql, checkpoint),
+    *(reclaim, sweep, maintain, seal, drop, demo),
+):
     program.add_command(_command)
 
 main = program

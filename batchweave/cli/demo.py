@@ -6,7 +6,13 @@ from typing import Any
 
 import click
 
-from batchweave.cli.options import check_folder, global_options, settings
+from batchweave.cli.options import (
+    check_configured,
+    check_folder,
+    configured,
+    global_options,
+    settings,
+)
 
 PROOF_FAILED = 1
 
@@ -14,7 +20,16 @@ PROOF_FAILED = 1
 @click.command()
 @click.option("--stream", default="demo.stdlib", show_default=True, help="The stream to make.")
 @click.option(
-    "--catalog-type", metavar="TYPE", help="The same as -p type=TYPE: rest, sql, object-store, …"
+    "--format",
+    "table_format",
+    type=click.Choice(("iceberg", "delta")),
+    help="The tables' format; delta is the same as --catalog delta.",
+)
+@click.option(
+    "--store",
+    type=click.Choice(("local", "s3")),
+    help="Where the files lie. Without a --warehouse, s3 is a server of the demo's own "
+    "(SeaweedFS, from the extra `demo`) that ends with it.",
 )
 @click.option(
     "--steps", type=click.IntRange(min=24), help="Take only as many files as make about N steps."
@@ -29,21 +44,34 @@ PROOF_FAILED = 1
 @click.option("--seed", type=int, default=0, show_default=True, help="Which are killed, and when.")
 @click.option("--keep", is_flag=True, help="Keep the stream and the ranks' logs.")
 @global_options()
-def demo(stream: str, catalog_type: str | None, **options: Any) -> None:
+def demo(
+    stream: str,
+    table_format: str | None,
+    store: str | None,
+    **options: Any,
+) -> None:
     """Tokenise Python's own library in 3 processes, read it on 4 ranks, kill two, prove the result.
 
     Works offline in a temporary folder, unless --warehouse, --catalog or -p name a catalog (the
-    environment's warehouse is not used). Progress goes to stderr, the verdict to stdout; the exit
-    code is 1 if any part of the proof fails.
+    environment's warehouse is not used). --catalog object-store, sqlite, rest or delta makes one of
+    that type, unless ~/.pyiceberg.yaml has it; rest brings its own server. Progress goes to stderr,
+    the verdict to stdout; the exit code is 1 if any part of the proof fails.
     """
+    from batchweave.demo.places import KINDS, kind_of
     from batchweave.demo.run import Options, run
 
     chosen = settings()
-    properties = chosen.all_properties() if chosen.given else {}
-    if catalog_type:
-        properties["type"] = catalog_type
+    name, properties, named = "demo", {}, None
+    if chosen.given:
+        name = chosen.catalog
+        properties = {**configured(name), **chosen.all_properties()}
+        named = name if name in KINDS and not configured(name) else None
+        if not (named or table_format or store):
+            check_configured(name, properties)
+    kind = kind_of(properties.pop("type", None) or named, table_format)
     check_folder(properties.get("warehouse"), must_exist=False)
-    name = chosen.catalog if chosen.given else "demo"
-    made = Options(catalog=name, properties=properties, stream=stream, **options)
+    made = Options(
+        catalog=name, kind=kind, store=store, properties=properties, stream=stream, **options
+    )
     if not run(made):
         click.get_current_context().exit(PROOF_FAILED)

@@ -10,6 +10,8 @@ import click
 
 import batchweave as bw
 from batchweave.batch import position_from_text
+from batchweave.checkpoints import listed
+from batchweave.cli.checkpoints import checkpoint_of, print_checkpoints
 from batchweave.cli.options import global_options, open_stream
 from batchweave.cli.output import (
     age,
@@ -50,7 +52,10 @@ class _Sizes:
 @json_option
 @global_options()
 def describe(stream: str, as_json: bool) -> None:
-    """Show a stream: columns, head, producers and how far behind they are, size, last batches."""
+    """Show a stream: columns, head, producers, checkpoints, what waits for deletion, last batches.
+
+    Of each producer also how far behind it is.
+    """
     opened = open_stream(stream)
     state, sizes = opened.head(), _Sizes()
     with waiting("adding up the batches"):
@@ -61,10 +66,12 @@ def describe(stream: str, as_json: bool) -> None:
         return
     say(f"{opened.name}  {state.mesh}  {state.mesh.slices} slices")
     for key, value in _head_of(state).items():
-        if value == {}:
-            continue
-        say(f"  {key.replace('_', ' '):<12} {cell(value)}")
+        if key != "checkpoints":
+            say(f"  {key.replace('_', ' '):<12} {cell(value)}")
     say(f"  {'size':<12} {sizes.batches} batches, {sizes.rows} rows, {size(sizes.bytes)}")
+    say(f"  {'location':<12} {opened.table.objects.uri}")
+    if state.reclaims:
+        say(f"  {'waiting':<12} {_waiting(state)}")
     say("")
     print_table(("column", "type", "nullable"), [tuple(one.values()) for one in columns_of(opened)])
     if state.producers:
@@ -87,6 +94,9 @@ def describe(stream: str, as_json: bool) -> None:
                 for one in _producers_of(state)
             ],
         )  # fmt: skip
+    if state.checkpoints:
+        say("")
+        print_checkpoints(listed(state))
     if sizes.last:
         say("")
         print_table(
@@ -102,11 +112,14 @@ def describe(stream: str, as_json: bool) -> None:
 def _described(stream: bw.Stream, state: bw.StreamState, sizes: _Sizes) -> dict[str, Any]:
     return {
         "stream": stream.name,
+        "location": stream.table.objects.uri,
         "mesh": state.mesh.axes,
         "slices": state.mesh.slices,
         "columns": columns_of(stream),
         "head": _head_of(state),
         "producers": _producers_of(state),
+        "checkpoints": [checkpoint_of(one) for one in listed(state)],
+        "reclaims": _reclaims_of(state),
         "size": {"batches": sizes.batches, "rows": sizes.rows, "bytes": sizes.bytes},
         "last_batches": [batch_of(entry) for entry in sizes.last],
     }
@@ -120,6 +133,27 @@ def _head_of(state: bw.StreamState) -> dict[str, Any]:
         "chain": state.chain,
         "checkpoints": {name: one.next_step for name, one in state.checkpoints.items()},
     }
+
+
+def _reclaims_of(state: bw.StreamState) -> list[dict[str, Any]]:
+    """Reclaims whose files are still there, oldest first: for readers of older versions."""
+    return [
+        {
+            "below_step": int(name),
+            "version": one.version,
+            "grace_began_at": moment(one.at_ms) if one.at_ms else None,
+        }
+        for name, one in sorted(state.reclaims.items(), key=lambda item: int(item[0]))
+    ]
+
+
+def _waiting(state: bw.StreamState) -> str:
+    """What is out of the table and still in the store, as one line."""
+    found = _reclaims_of(state)
+    count = f"{len(found)} reclaim{'s' if len(found) > 1 else ''}"
+    began = found[0]["grace_began_at"]
+    since = f"since {began}" if began else "until a sweep meets it"
+    return f"files of {count} below step {found[-1]['below_step']}, in their grace period {since}"
 
 
 def _producers_of(state: bw.StreamState) -> list[dict[str, Any]]:

@@ -16,11 +16,14 @@ from batchweave.cli.output import waiting
 from batchweave.errors import BatchWeaveError, InvalidSettings, StreamNotFound
 
 CATALOG = "BATCHWEAVE_CATALOG"
+CATALOG_TYPE = "BATCHWEAVE_CATALOG_TYPE"
 WAREHOUSE = "BATCHWEAVE_WAREHOUSE"
+FOLDER_TYPES = ("object-store", "delta")
 ALIKE = 0.7
 HOW = (
     "give a folder or bucket: --warehouse ./warehouse (or BATCHWEAVE_WAREHOUSE), "
-    "a catalog's properties: -p type=rest -p uri=https://…, or name one of ~/.pyiceberg.yaml"
+    "a catalog's properties: -p type=rest -p uri=https://…, or name one of ~/.pyiceberg.yaml "
+    "(`batchweave --help` lists the types)"
 )
 
 P = ParamSpec("P")
@@ -41,6 +44,8 @@ class Settings:
         """Add what one level of the command line says; what comes later wins."""
         self.catalog = values["catalog"] or self.catalog
         self.warehouse = values["warehouse"] or self.warehouse
+        if values["catalog_type"]:
+            self.properties["type"] = values["catalog_type"]
         self.properties |= values["properties"]
         self.debug = self.debug or values["debug"]
         self.given = self.given or given
@@ -63,7 +68,7 @@ def global_options(*, environment: bool = False) -> Callable[[Callable[P, R]], C
         @functools.wraps(function)
         def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
             context = click.get_current_context()
-            names = ("catalog", "warehouse", "properties", "debug")
+            names = ("catalog", "catalog_type", "warehouse", "properties", "debug")
             values = {name: options.pop(name) for name in names}
             context.ensure_object(Settings).take(values, given=_is_given(context))
             return function(*arguments, **options)
@@ -80,7 +85,7 @@ def _is_given(context: click.Context) -> bool:
     said = click.core.ParameterSource.COMMANDLINE
     return any(
         context.get_parameter_source(name) is said
-        for name in ("catalog", "warehouse", "properties")
+        for name in ("catalog", "catalog_type", "warehouse", "properties")
     )
 
 
@@ -92,6 +97,13 @@ def _options(environment: bool) -> list[Callable[..., Any]]:
             envvar=CATALOG if environment else None,
             show_envvar=environment,
             help="Catalog in ~/.pyiceberg.yaml, or any name with --warehouse. [default: default]",
+        ),
+        click.option(
+            "--catalog-type",
+            metavar="TYPE",
+            envvar=CATALOG_TYPE if environment else None,
+            show_envvar=environment,
+            help="The same as -p type=TYPE: object-store, delta, sql, rest, glue, …",
         ),
         click.option(
             "--warehouse",
@@ -139,15 +151,27 @@ def open_catalog(*, may_create: bool = False) -> bw.Catalog:
     chosen = settings()
     properties = chosen.all_properties()
     with waiting("opening the catalog"):
-        _check_configured(chosen.catalog, properties)
-        check_folder(chosen.warehouse, must_exist=not may_create)
+        check_configured(chosen.catalog, properties)
+        # A catalog with a database or server may know streams that lie anywhere.
+        by_folder = properties.get("type", FOLDER_TYPES[0]) in FOLDER_TYPES
+        check_folder(chosen.warehouse, must_exist=by_folder and not may_create)
         return bw.load_catalog(chosen.catalog, **properties)
 
 
-def _check_configured(name: str, properties: dict[str, str]) -> None:
+def configured(name: str) -> dict[str, Any]:
+    """What ``~/.pyiceberg.yaml`` and the environment say of a catalog."""
     from pyiceberg.utils.config import Config
 
-    known = {**(Config().get_catalog_config(name) or {}), **properties}
+    return dict(Config().get_catalog_config(name) or {})
+
+
+def check_configured(name: str, properties: dict[str, str]) -> None:
+    """Refuse a catalog of which nothing is known but the name.
+
+    Raises:
+        InvalidSettings: it is so.
+    """
+    known = {**configured(name), **properties}
     if not {"type", "uri", "warehouse", "py-catalog-impl"} & set(known):
         error = InvalidSettings(f"no warehouse: nothing says where catalog {name!r} is")
         error.add_note(HOW)

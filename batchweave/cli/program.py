@@ -23,6 +23,7 @@ from batchweave.errors import (
     ProducerError,
     StoreDenied,
     StoreUnavailable,
+    StreamMoved,
     StreamNotFound,
 )
 
@@ -33,6 +34,7 @@ STOPPED = 130
 PIPE_CLOSED = 141
 
 HINTS: dict[type[BatchWeaveError], str] = {
+    StreamMoved: "give that catalog with --catalog or -p type=… -p uri=…",
     StreamNotFound: "`batchweave ls` shows the streams of the catalog",
     StoreDenied: "credentials come from the environment, or as -p s3.access-key-id=… and the like",
     StoreUnavailable: "nothing was lost; the same command can be given again",
@@ -47,6 +49,15 @@ Exit codes: 0 ok, 1 the stream or the store failed, 2 wrong usage or input, 3 re
 
 A first stream: batchweave --warehouse ./warehouse create demo.tokens --mesh dp=4
 --column "tokens=list<int32>". With no set-up at all: batchweave demo.
+
+\b
+Catalog types, each with what names it:
+  object-store  Iceberg, a folder or bucket alone   --warehouse ./warehouse
+  delta         Delta, a folder or bucket alone     --catalog-type delta --warehouse ./warehouse
+  sql           Iceberg, SQLite or PostgreSQL       --catalog-type sql -p uri=sqlite:////srv/c.db
+  rest          Iceberg, a REST server              --catalog-type rest -p uri=https://example.com
+  glue          Iceberg, AWS Glue                   --catalog-type glue --warehouse s3://bucket/path
+Any but rest also needs a --warehouse, a folder or s3://bucket/path, to create streams in.
 """
 
 

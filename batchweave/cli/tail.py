@@ -15,6 +15,7 @@ from batchweave.cli.output import (
     cell,
     is_terminal,
     moment,
+    note,
     plain,
     print_json_line,
     python_values,
@@ -23,6 +24,7 @@ from batchweave.cli.output import (
     size,
 )
 from batchweave.clock import SystemClock
+from batchweave.errors import StepReclaimed
 
 POLL_S = 0.5
 WIDTHS = (8, 20, 9, 25, 8, 10)
@@ -43,7 +45,10 @@ WIDTHS = (8, 20, 9, 25, 8, 10)
 def tail(
     stream: str, count: int, follow: bool, slice_index: int | None, rows: bool, as_json: bool
 ) -> None:
-    """Show the last steps, then each new one as it is committed. Ctrl-C ends it."""
+    """Show the last steps, then each new one as it is committed. Ctrl-C ends it.
+
+    Steps that are reclaimed before they could be shown are named, and passed over.
+    """
     opened = open_stream(stream)
     state = opened.head()
     start = max(state.watermark, state.next_step - count)
@@ -84,6 +89,7 @@ def _entries(stream: bw.Stream, start: int, follow: bool) -> Iterator[dict[str, 
     """Steps out of the metadata alone."""
     clock, head = SystemClock(), stream.table.head()
     while True:
+        start = _overtaken(start, head.state.watermark)
         for entry in stream.table.entries(head, start, head.state.next_step):
             start = entry.step + 1
             yield batch_of(entry)
@@ -98,18 +104,39 @@ def _batches(
 ) -> Iterator[dict[str, Any]]:
     """Steps with the data of one slice, or of all."""
     stop = None if follow else stream.head().next_step
-    with stream.read(slice=slice_index, start=start, stop=stop, follow=follow) as reader:
-        for batch in reader:
-            yield {
-                "step": batch.step,
-                "producer": batch.producer,
-                "sequence": batch.sequence,
-                "committed_at": moment(batch.committed_at_ms),
-                "rows": batch.table.num_rows,
-                "slices": list(batch.slices),
-                "sources": list(batch.sources),
-                "values": plain(_rows(batch.table)),
-            }
+    while True:
+        try:
+            with stream.read(slice=slice_index, start=start, stop=stop, follow=follow) as reader:
+                for batch in reader:
+                    start = batch.step + 1
+                    yield _batch_of(batch)
+            return
+        except StepReclaimed:
+            watermark = stream.head().watermark
+            if watermark <= start:
+                raise
+            start = _overtaken(start, watermark)
+            stop = None if stop is None else max(start, stop)
+
+
+def _overtaken(start: int, watermark: int) -> int:
+    """Where to go on; what was reclaimed before it could be shown is said."""
+    if start < watermark:
+        note(f"steps {start} to {watermark - 1} were reclaimed before they could be shown")
+    return max(start, watermark)
+
+
+def _batch_of(batch: bw.Batch) -> dict[str, Any]:
+    return {
+        "step": batch.step,
+        "producer": batch.producer,
+        "sequence": batch.sequence,
+        "committed_at": moment(batch.committed_at_ms),
+        "rows": batch.table.num_rows,
+        "slices": list(batch.slices),
+        "sources": list(batch.sources),
+        "values": plain(_rows(batch.table)),
+    }
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from batchweave.demo.corpus import (
 from batchweave.demo.crew import Crew, DemoFailed, Event
 from batchweave.demo.display import Display, Status, View
 from batchweave.demo.kills import Kill, plan_kills
+from batchweave.demo.places import prepared
 from batchweave.demo.proof import Claim, prove
 from batchweave.demo.verdict import show_history, tell
 from batchweave.demo.worker import STREAM, write_address
@@ -38,9 +39,14 @@ LOOK_EVERY_S = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line says. Without ``properties`` the warehouse is a temporary folder."""
+    """What the command line says. What ``kind``, ``store`` and ``properties`` leave open is made.
+
+    ``kind`` and ``store`` are those of `batchweave.demo.places`.
+    """
 
     catalog: str = "demo"
+    kind: str | None = None
+    store: str | None = None
     properties: dict[str, str] = field(default_factory=dict)
     stream: str = "demo.stdlib"
     steps: int | None = None
@@ -56,7 +62,7 @@ def run(options: Options) -> bool:
     """Run the demo; return whether all of the proof holds.
 
     Raises:
-        InvalidInput: too few files for what is asked.
+        InvalidInput: too few files for what is asked, or a catalog that cannot be.
         DemoFailed: a worker failed, or the time was up.
         BatchWeaveError: what the catalog or the stream says.
     """
@@ -65,20 +71,17 @@ def run(options: Options) -> bool:
     folder = Path(tempfile.mkdtemp(prefix="batchweave-demo-"))
     keep = False  # what never began leaves nothing
     try:
-        properties = options.properties or {
-            "type": "object-store",
-            "warehouse": str(folder / "warehouse"),
-        }
-        demo = _Demo(options, plan, kills, folder, properties)
-        demo.create()
-        keep = True  # an error is to be looked at
-        try:
-            ok = demo.run()
-        except KeyboardInterrupt:
-            keep = options.keep
-            raise
-        keep = options.keep or not ok
-        return ok
+        with prepared(options.kind, options.store, options.properties, folder) as properties:
+            demo = _Demo(options, plan, kills, folder, properties)
+            demo.create()
+            keep = True  # an error is to be looked at
+            try:
+                ok = demo.run()
+            except KeyboardInterrupt:
+                keep = options.keep
+                raise
+            keep = options.keep or not ok
+            return ok
     finally:
         if keep:
             messages().print(f"kept: {folder}")
@@ -160,6 +163,9 @@ class _Demo:
         plan, console = self.plan, messages()
         # A catalog's uri may hold a password: it is not shown.
         where = self.properties.get("warehouse", f"catalog {self.options.catalog!r}")
+        where += {"sql": " and an SQL catalog", "rest": " and a REST catalog"}.get(
+            self.properties.get("type", ""), ""
+        )
         console.print(
             f"{len(plan.sources)} files of {plan.label}, {plan.size / 1e6:.1f} MB, "
             f"in chunks of {CHUNK_BYTES // 1024} KiB, one token a byte"
