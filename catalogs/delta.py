@@ -1,6 +1,6 @@
 """A stream as a Delta table. No server, no database: the log is the compare-and-swap.
 
-**Why log entries are written here and not by deltalake.** Tried with deltalake 1.6.6:
+**Why log entries are written here and not by deltalake** (1.6.6):
 
 * State has to change in the same commit as the batches. Its API (``create_write_transaction``)
   takes files and ``txn`` actions, but no ``domainMetadata``, and refuses tables that have one; a

@@ -20,7 +20,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table as IcebergHandle
 
 from batchweave.catalogs import table_files
-from batchweave.catalogs.failures import as_store_error, read
+from batchweave.catalogs.failures import as_store_error, first_line, read
 from batchweave.catalogs.iceberg import (
     SUPPORTED_VERSION,
     IcebergTable,
@@ -163,8 +163,9 @@ class IcebergCatalog:
         with self._telling(f"{'.'.join(name)} could not be loaded"):
             try:
                 return read(lambda: self.catalog.load_table(name))
-            except (NoSuchIcebergTableError, NoSuchPropertyException):
-                raise NotAStream(f"{'.'.join(name)} is no Iceberg table, and no stream") from None
+            except (NoSuchIcebergTableError, NoSuchPropertyException) as error:
+                what = f"{'.'.join(name)} is no Iceberg table, and no stream"
+                raise NotAStream(f"{what}: {first_line(error)}") from None
             except (NoSuchTableError, NoSuchNamespaceError):
                 raise StreamNotFound(
                     f"there is no stream {'.'.join(name)!r} in catalog {self.catalog.name!r}"

@@ -38,7 +38,7 @@ from pyiceberg.table.update import TableRequirement, TableUpdate, update_table_m
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 from pyiceberg.view import View
 
-from batchweave.catalogs import store_io, versions
+from batchweave.catalogs import store_io
 from batchweave.catalogs.files import ObjectsFileIO
 from batchweave.catalogs.folders import holds_delta
 from batchweave.catalogs.moves import check_here
@@ -265,7 +265,7 @@ class ObjectStoreCatalog(MetastoreCatalog):
         """
         objects = self.objects.within(self._folder(table.name()))
         newest = version_of(table.metadata_location)
-        return self._versions(objects).delete_below(newest - versions.VERSIONS_KEPT + 1)
+        return self._versions(objects).delete_outdated(newest)
 
     def list_tables(self, namespace: str | Identifier) -> list[Identifier]:
         parts = self.identifier_to_tuple(namespace)

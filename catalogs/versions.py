@@ -240,9 +240,16 @@ class Versions:
         for number in ascending:
             self.objects.delete([self.layout.path(number)])
 
-    def delete_below(self, floor: int) -> int:
-        """Delete all versions below ``floor``, oldest first; return how many."""
-        old = sorted(number for number in self.listed() if number < floor)
+    def delete_outdated(self, newest: int) -> int:
+        """Delete all but the last `VERSIONS_KEPT` up to ``newest``, oldest first; return how many.
+
+        ``newest`` is there as long as the table is. Where nothing that new is there any more, what
+        is there is a namesake's, made after a drop, and stays.
+        """
+        there = sorted(self.listed())
+        if not there or there[-1] < newest:
+            return 0
+        old = [number for number in there if number <= newest - VERSIONS_KEPT]
         self.delete(old)
         return len(old)
 

@@ -509,6 +509,15 @@ def test_a_writer_of_a_dropped_table_does_not_take_over_its_namesake(
     assert "v" not in catalog.load_table(NAME).properties
 
 
+def test_upkeep_of_a_dropped_table_spares_its_namesake(catalog: ObjectStoreCatalog) -> None:
+    sleeper = _other(catalog)
+    old = _committed(sleeper, 90)
+    catalog.drop_table(NAME)
+    catalog.create_table(NAME, SCHEMA)
+    assert sleeper.clean_versions(old) == 0
+    assert _versions(catalog.objects) == [1]
+
+
 def test_a_drop_under_a_live_writer_leaves_no_table(watched: ObjectStoreCatalog) -> None:
     for _ in range(5):
         dropped = threading.Event()
