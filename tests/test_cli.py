@@ -386,7 +386,7 @@ def test_a_stream_made_by_one_process_is_found_by_name_from_another(
     properties = {"type": kind, "warehouse": str(tmp_path / "w")}
     if kind == "sqlite":
         properties |= {"type": "sql", "uri": f"sqlite:///{tmp_path}/c.db"}
-    catalog = bw.load_catalog("here", **properties)
+    catalog = bw.load_catalog("default", **properties)
     with catalog.load_stream("demo.tokens").producer("p") as producer:
         producer.publish([{"a": [1]}, {"a": [2, 3]}], position="end")
     (listed,) = json.loads(run("ls", "--json"))
