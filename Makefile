@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 ARGS ?=
+# Each worker has servers of its own: more than a few need more memory than time is won.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -20,7 +22,7 @@ demo: $(VENV)/.stamp-demo  ## Run the demo (installs only what it needs); ARGS="
 	@$(BIN)/batchweave demo $(ARGS)
 
 test: $(VENV)/.stamp-dev  ## Run the tests; make test ARGS="-k name -x" passes options to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.stamp-dev  ## Check style, format and types
 	@$(BIN)/ruff check

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from batchweave.checkpoints import listed
 from batchweave.clock import Clock
 from batchweave.commit import commit
-from batchweave.errors import InvalidInput
+from batchweave.errors import InvalidInput, ObjectNotFound
 from batchweave.ledger import Ledger
 from batchweave.paths import upload_version
 from batchweave.state import ReclaimState, StreamState, drop_checkpoint, reclaim
 from batchweave.sweep import GRACE_S, Sweep, SweepReport, check_grace
-from batchweave.table import BatchEntry, Change, Head, Table
+from batchweave.table import BatchEntry, Change, Head, Table, newer_head
 
 STEPS_PER_COMMIT = 8192
 """A long way is gone in several commits, so that none holds up the producers."""
@@ -126,7 +126,12 @@ class Retention:
             head = self._commit(head, [], at, policy)
         while at < target:
             stop = min(at + STEPS_PER_COMMIT, target)
-            entries = list(self._table.entries(head, at, stop))
+            try:
+                entries = list(self._table.entries(head, at, stop))
+            except (ObjectNotFound, FileNotFoundError):
+                head = newer_head(self._table, head)
+                at = max(at, min(head.state.watermark, target))
+                continue
             if not dry_run:
                 head = self._commit(head, entries, stop, policy)
             reached = stop if dry_run else min(head.state.watermark, target)

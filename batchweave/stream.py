@@ -6,6 +6,7 @@ Imports: everything before it in the core.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -163,7 +164,9 @@ class Stream:
         deletes_per_s: float | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> SweepReport:
-        """Delete files that no commit names, now or later: see `batchweave.sweep`.
+        """Delete files that no commit names, now or later, the ledger's among them.
+
+        See `batchweave.sweep` for what makes it safe.
 
         Safe beside live producers, readers and another sweep. ``grace_s`` spares what was written
         (or reclaimed) less long ago, by the store's clock; ``progress`` is told files and bytes.
@@ -172,14 +175,23 @@ class Stream:
             InvalidSettings: a limit is not a number that makes sense.
             NotCommitted: the horizon could not be committed; nothing was deleted.
         """
-        sweep = Sweep(
-            self._table,
-            self._clock,
-            grace_s=grace_s,
-            deletes_per_s=deletes_per_s,
-            progress=progress,
-        )
-        return sweep.run(dry_run=dry_run)
+
+        def swept(table: Table) -> SweepReport:
+            sweep = Sweep(
+                table,
+                self._clock,
+                grace_s=grace_s,
+                deletes_per_s=deletes_per_s,
+                progress=progress,
+            )
+            return sweep.run(dry_run=dry_run)
+
+        report = swept(self._table)
+        ledger = self._ledger_table(False)
+        if ledger is None:
+            return report
+        own = swept(ledger)
+        return replace(report, files=report.files + own.files, bytes=report.bytes + own.bytes)
 
     @property
     def ledger(self) -> Ledger | None:

@@ -33,12 +33,12 @@ import pyarrow as pa
 
 from batchweave.clock import Clock
 from batchweave.commit import commit
-from batchweave.errors import InvalidSettings
+from batchweave.errors import InvalidSettings, ObjectNotFound
 from batchweave.objects import ObjectInfo, Objects
 from batchweave.paths import CLOCK, DATA, POSITIONS, folder_version, upload_version
 from batchweave.side_objects import encode_text
 from batchweave.state import StreamState, advance_horizon, age_reclaims, sweepable_below
-from batchweave.table import Change, Head, Table
+from batchweave.table import Change, Head, Table, newer_head
 
 GRACE_S = 3600.0
 GRACE_S_MAX = 3650 * 24 * 3600.0
@@ -142,13 +142,23 @@ class Sweep:
 
     def _orphans(self, head: Head) -> Iterator[ObjectInfo]:
         """Files of ours that may be deleted, and that the head does not name."""
-        bound = sweepable_below(head.state)
-        if bound == 0:
+        if sweepable_below(head.state) == 0:
             return
-        named = self._named(head)
+        bound, named = self._spared(head)
         for upload, info in self._own_files():
             if upload < bound and hash(info.path) not in named:
                 yield info
+
+    def _spared(self, head: Head) -> tuple[int, set[int]]:
+        """The version from which on, and the names by which, files are spared.
+
+        Any head that holds the horizon does, as long as both are the same head's.
+        """
+        while True:
+            try:
+                return sweepable_below(head.state), self._named(head)
+            except (ObjectNotFound, FileNotFoundError):
+                head = newer_head(self._table, head)
 
     def _named(self, head: Head) -> set[int]:
         """Hashes of all paths that the head names: should two be equal, a file is kept."""

@@ -1,7 +1,8 @@
 """The protocol that a table format implements: a versioned register that also lists its batches.
 
 `Table.commit` is one compare-and-swap on the version and has three outcomes, as values.
-Nothing here knows Iceberg or Delta. Imports: standard library, pyarrow, mesh, objects, state.
+Nothing here knows Iceberg or Delta. Imports: standard library, pyarrow, errors, mesh, objects,
+state.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
+from batchweave.errors import StreamCorrupted
 from batchweave.mesh import Mesh
 from batchweave.objects import Objects
 from batchweave.state import StreamState
@@ -166,3 +168,19 @@ class Table(Protocol):
         Never raises for the store's sake: what could not be done is left to the next.
         """
         ...
+
+
+def newer_head(table: Table, head: Head) -> Head:
+    """The newest head, for who met `ObjectNotFound` or `FileNotFoundError` in ``head``'s metadata.
+
+    Old metadata is cleaned up, also while a slow process reads it.
+
+    Raises:
+        StreamCorrupted: there is no newer version, so nothing of this one may be missing.
+    """
+    newest = table.head()
+    if newest.version == head.version:
+        raise StreamCorrupted(
+            f"metadata of {table.name} at version {head.version} names a file that is not there"
+        )
+    return newest

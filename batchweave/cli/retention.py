@@ -31,6 +31,9 @@ LOOK_S = 0.2
 """How soon `maintain` sees in its pause that it is to end."""
 
 FOR_GOOD = "It cannot be undone."
+LOOKING = ("looking what may go", "looking what may go")
+RECLAIMING = ("reclaiming", "deleting files")
+DELETING = ("deleting files", "deleting files")
 Advance = Callable[[int, int], None]
 
 
@@ -108,8 +111,7 @@ def reclaim(
     opened = open_stream(stream)
 
     def run(dry: bool) -> ReclaimReport:
-        doing = "looking what may go" if dry else "reclaiming"
-        with _progress(doing, "steps") as advance:
+        with _progress(*(LOOKING if dry else RECLAIMING), unit="steps") as advance:
             return opened.reclaim(
                 keep_checkpoints=keep_checkpoints,
                 keep_steps=keep_steps,
@@ -164,7 +166,7 @@ def sweep(
     opened = open_stream(stream)
 
     def run(dry: bool) -> SweepReport:
-        with _progress("looking for files" if dry else "deleting", "files") as advance:
+        with _progress(*(LOOKING if dry else DELETING), unit="files") as advance:
             return opened.sweep(
                 grace_s=grace,
                 dry_run=dry,
@@ -307,10 +309,11 @@ def _swept(report: SweepReport, grace_s: float) -> str:
 
 
 @contextmanager
-def _progress(doing: str, unit: str) -> Iterator[Advance]:
+def _progress(doing: str, then: str, *, unit: str) -> Iterator[Advance]:
     """What is done, how far and for how long, on a terminal; nothing elsewhere.
 
-    The function takes what is done and what there is in all, 0 where that is not known.
+    The function takes what is done and what there is in all, 0 where that is not known. Once all of
+    it is done, ``then`` follows.
     """
     console = messages()
     if not console.is_terminal:
@@ -328,7 +331,7 @@ def _progress(doing: str, unit: str) -> Iterator[Advance]:
 
         def advance(done: int, total: int) -> None:
             if total and done >= total:
-                bar.update(task, description="deleting files …", total=None, count="")
+                bar.update(task, description=f"{then} …", total=None, count="")
             else:
                 count = f"{done} of {total} {unit}" if total else f"{done} {unit}"
                 bar.update(task, completed=done, total=total or None, count=count)

@@ -22,7 +22,7 @@ from batchweave.parquet import encode
 from batchweave.reader import fetch_slices
 from batchweave.session import Session, Staged
 from batchweave.state import StreamState, check_generation, next_chain
-from batchweave.table import BatchEntry, Committed, Table
+from batchweave.table import BatchEntry, Committed, Table, newer_head
 
 SUFFIX = "__ledger"
 PRODUCER = "reclaim"
@@ -146,7 +146,11 @@ class Ledger:
 
     def _batches(self) -> list[BatchEntry]:
         head = self.table.head()
-        return list(self.table.entries(head, 0, head.state.next_step))
+        while True:
+            try:
+                return list(self.table.entries(head, 0, head.state.next_step))
+            except (ObjectNotFound, FileNotFoundError):
+                head = newer_head(self.table, head)
 
     # -- helpers ---------------------------------------------------------------------------
 

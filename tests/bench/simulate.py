@@ -1,4 +1,4 @@
-"""Search the commit protocol for histories that break a promise, over simulated faults.
+"""Search commits and retention for histories that break a promise, over simulated faults.
 
     python tests/bench/simulate.py --seeds 1000 --jobs 2 --table register --json out.json
     python tests/bench/simulate.py --replay 34 --table register
@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.simulation.planted import PLANTED
+from tests.simulation import planted, planted_retention
 from tests.simulation.run import simulate
 
 CHUNK = 10
@@ -126,7 +126,7 @@ def search(arguments: argparse.Namespace) -> Summary:
 def hunt_planted(table: str) -> dict[str, int | None]:
     """How many seeds each planted bug takes."""
     found: dict[str, int | None] = {}
-    for bug in PLANTED:
+    for bug in (*planted.planted, *planted_retention.planted):
         if table not in bug.kinds:
             continue
         caught = bug.hunt(table)

@@ -1,4 +1,4 @@
-"""Who takes part: producers, readers, state changers, sweepers, sealers.
+"""Who takes part: producers, readers, sealers. `tests.simulation.upkeep` has those who tidy up.
 
 Each drives the core as the real thing does (`batchweave.producer`, `batchweave.reader`), without
 its threads, and tells the record what it was told. An actor's label is its name in the history.
@@ -6,9 +6,8 @@ its threads, and tells the record what it was told. An actor's label is its name
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,18 +20,27 @@ from batchweave.errors import (
     NotCommitted,
     ObjectNotFound,
     StepReclaimed,
-    StoreError,
     StoreUnavailable,
     StreamSealed,
 )
+from batchweave.mesh import Share
 from batchweave.parquet import EncodedPart
-from batchweave.reader import fetch_slices
-from batchweave.session import DATA, POSITIONS, Session, Staged
-from batchweave.state import CheckpointState, seal
+from batchweave.reader import check_watermark
+from batchweave.reader.fetching import fetch_batch
+from batchweave.session import Session, Staged
+from batchweave.state import seal
 from batchweave.table import BatchEntry, Change, Committed, Head, Part, Table
 from tests.simulation.content import MESH, Item
 from tests.simulation.faults import Faults
-from tests.simulation.record import Acknowledged, ObservedTable, Opened, Published, Record, Seen
+from tests.simulation.record import (
+    Acknowledged,
+    ObservedTable,
+    Opened,
+    Published,
+    Record,
+    Seen,
+    TurnedAway,
+)
 from tests.simulation.store import SimulatedObjects, Store
 from tests.simulation.tables import ROOT, Kind
 from tests.simulation.world import SECOND_US, SimulatedClock, World
@@ -43,8 +51,6 @@ INLINE_BYTES_MAX = 40
 RETRIES = Retries(attempts_max=40, seconds_max=60.0, wait_first_s=0.02, wait_max_s=0.5)
 
 T = TypeVar("T")
-
-_VERSION_OF = re.compile(rf"(?:{DATA}|{POSITIONS})/v(\d+)/")
 
 
 @dataclass(slots=True)
@@ -58,6 +64,7 @@ class Environment:
     kind: Kind
     processes: dict[int, dict[str, Any]] = field(default_factory=dict)
     progress: dict[str, int] = field(default_factory=dict)
+    grace_s: float = 0.0
     finished: bool = False
 
     def clock(self) -> Clock:
@@ -72,6 +79,11 @@ class Environment:
     def objects(self) -> SimulatedObjects:
         """One process's way to the store."""
         return SimulatedObjects(self.store, self.world, self.faults, ROOT)
+
+    def turn_away(self, step: int) -> None:
+        """Note that the actor was told `StepReclaimed`."""
+        self.world.log("turned away", "", "", f"step {step}")
+        self.record.turned_away.append(TurnedAway(self.world.label, step, self.world.now_us))
 
     def open(self, clock: Clock) -> ObservedTable:
         """Open the table for one process."""
@@ -225,83 +237,103 @@ def upload_parts(
 # -- readers -----------------------------------------------------------------------------------
 
 
-def read(env: Environment, start: int, fetch: float) -> None:
-    """Follow the stream from a step until all is done; fetch a share of the batches' data."""
+class Reading:
+    """What `batchweave.reader` does, in one thread: follow the stream from a step on.
+
+    ``start`` is None for the first step that there is, ``fetch`` the share of batches whose data is
+    read, ``pause_s`` how long a batch takes.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        table: Table,
+        clock: Clock,
+        start: int | None,
+        fetch: float,
+        pause_s: float,
+    ) -> None:
+        self._env = env
+        self._table = table
+        self._clock = clock
+        self._fetch = fetch
+        self._pause_s = pause_s
+        self._head = persistently(table.head, clock, env.world)
+        self.step = self._head.state.watermark if start is None else start
+
+    def batches(self) -> Iterator[BatchEntry]:
+        """Each batch that there is, until all is done and was read; raises `StepReclaimed`."""
+        env, clock = self._env, self._clock
+        env.record.starts.setdefault(env.world.label, self.step)
+        last_look = False
+        while True:
+            before = self.step
+            check_watermark(self._head, self.step, self._table.name)
+            try:
+                found = list(self._known())
+            except (ObjectNotFound, FileNotFoundError):
+                self._renew()
+                continue
+            except StoreUnavailable:
+                clock.sleep(0.05)
+                continue
+            for entry in found:
+                self._saw(entry)
+                yield entry
+            if self.step == before and last_look:
+                return
+            last_look = env.finished
+            clock.sleep(env.world.random.uniform(0.05, 0.6))
+            known = None if last_look else self._head
+            self._head = persistently(partial(self._table.head, known), clock, env.world)
+
+    def _known(self) -> Iterator[BatchEntry]:
+        """What the head known has from this step on."""
+        return self._table.entries(self._head, self.step, self._head.state.next_step)
+
+    def _renew(self) -> None:
+        renewed = persistently(self._table.head, self._clock, self._env.world)
+        if renewed.version == self._head.version:
+            raise AssertionError(f"version {renewed.version} names metadata that is not there")
+        self._head = renewed
+
+    def _saw(self, entry: BatchEntry) -> None:
+        env, world = self._env, self._env.world
+        if world.random.random() < self._fetch:
+            self._read(entry)
+        digests = tuple(part.digest for part in entry.parts)
+        world.log("read", f"{entry.producer} {entry.sequence}", "", f"step {entry.step}")
+        env.record.seen.append(
+            Seen(world.label, entry.step, entry.producer, entry.sequence, digests, world.now_us)
+        )
+        self.step = env.progress[world.label] = entry.step + 1
+        if self._pause_s:
+            self._clock.sleep(world.random.expovariate(1 / self._pause_s))
+
+    def _read(self, entry: BatchEntry) -> None:
+        """Decode one slice as a rank does; it must carry what the metadata says."""
+        share = Share((self._env.world.random.randrange(MESH.slices),))
+        batch = persistently(
+            lambda: fetch_batch(self._table, entry, share, None), self._clock, self._env.world
+        )
+        item = Item.parse(batch.sources[0] or "")
+        if item.name != entry.producer:
+            raise AssertionError(f"step {entry.step} of {entry.producer!r} carries {item}")
+
+
+def read(env: Environment, start: int | None, fetch: float, pause_s: float = 0.0) -> None:
+    """Follow the stream from a step until all is done, or until that step is reclaimed."""
     clock = env.clock()
-    table = env.open(clock)
-    head = persistently(table.head, clock, env.world)
-    step, last_look = start, False
-    while True:
-        before = step
-        try:
-            for entry in table.entries(head, step, head.state.next_step):
-                _saw(env, table, entry, clock, fetch)
-                step = entry.step + 1
-        except (ObjectNotFound, FileNotFoundError):
-            renewed = persistently(table.head, clock, env.world)
-            if renewed.version == head.version:
-                raise
-            head = renewed
-            continue
-        except StoreUnavailable:
-            clock.sleep(0.05)
-            continue
-        if step == before and last_look:
-            return
-        last_look = env.finished
-        clock.sleep(env.world.random.uniform(0.05, 0.6))
-        known = None if last_look else head
-        head = persistently(partial(table.head, known), clock, env.world)
-
-
-def _saw(env: Environment, table: Table, entry: BatchEntry, clock: Clock, fetch: float) -> None:
-    digests = tuple(part.digest for part in entry.parts)
-    if env.world.random.random() < fetch:
-        _fetch(env, table, entry, clock)
-    env.world.log("read", f"{entry.producer} {entry.sequence}", "", f"step {entry.step}")
-    env.record.seen.append(
-        Seen(env.world.label, entry.step, entry.producer, entry.sequence, digests, env.world.now_us)
-    )
-    env.progress[env.world.label] = entry.step + 1
-
-
-def _fetch(env: Environment, table: Table, entry: BatchEntry, clock: Clock) -> None:
-    """Decode one slice as a rank does; a file that is not there is a finding."""
-    if "item" in table.file_schema.names and len(table.file_schema.names) > 1:
-        wanted = [env.world.random.randrange(MESH.slices)]
-        found = persistently(lambda: fetch_slices(table, entry, wanted), clock, env.world)
-        item = Item.parse(found[0].source or "")
-    else:
-        part = entry.parts[0]
-        data, _ = persistently(lambda: table.objects.get(part.path), clock, env.world)
-        item = env.kind.encoder.item(bytes(data))
-    if item.name != entry.producer:
-        raise AssertionError(f"step {entry.step} of {entry.producer!r} carries {item}")
+    reading = Reading(env, env.open(clock), clock, start, fetch, pause_s)
+    try:
+        for _ in reading.batches():
+            pass
+    except StepReclaimed:
+        env.turn_away(reading.step)
+        raise
 
 
 # -- others ------------------------------------------------------------------------------------
-
-
-def change_state(env: Environment, prefix: str, changes: int) -> None:
-    """Register checkpoints: commits without data."""
-    clock = env.clock()
-    table = env.open(clock)
-    for number in range(changes):
-        clock.sleep(env.world.random.expovariate(1.0))
-        name = f"{prefix}-{number}"
-
-        def plan(head: Head, name: str = name) -> Change | None:
-            if name in head.state.checkpoints:
-                return None
-            added = CheckpointState(head.state.next_step)
-            return Change(replace(head.state, checkpoints={**head.state.checkpoints, name: added}))
-
-        try:
-            head = commit(table, plan, clock=clock, retries=RETRIES, what=name)
-        except NotCommitted:
-            continue
-        env.world.log("registered", name)
-        env.record.notes.append((name, head.state.checkpoints[name].next_step))
 
 
 def seal_stream(env: Environment) -> None:
@@ -318,36 +350,3 @@ def seal_stream(env: Environment) -> None:
         return
     env.world.log("sealed", "", "", f"at step {head.state.next_step}")
     env.record.sealed_at.append(head.state.next_step)
-
-
-def sweep(env: Environment, rounds: int) -> None:
-    """Sweep orphans: commit a horizon first, then delete unreferenced files of older versions."""
-    clock = env.clock()
-    table = env.open(clock)
-    for _ in range(rounds):
-        clock.sleep(env.world.random.expovariate(1 / 1.5))
-        margin = env.world.random.randrange(3)
-
-        def plan(head: Head, margin: int = margin) -> Change | None:
-            horizon = max(head.state.horizon, head.version - margin)
-            return Change(replace(head.state, horizon=horizon))
-
-        try:
-            head = commit(table, plan, clock=clock, retries=RETRIES, what="moving the horizon")
-            table.objects.delete(_orphans(table, head))
-        except (StoreError, NotCommitted, FileNotFoundError, StepReclaimed):
-            continue
-
-
-def _orphans(table: Table, head: Head) -> list[str]:
-    used = {
-        part.path for entry in table.entries(head, 0, head.state.next_step) for part in entry.parts
-    }
-    for producer in head.state.producers.values():
-        used.update(re.findall(rf"{POSITIONS}/[^\"]+", producer.position or ""))
-    found = []
-    for info in [*table.objects.list(DATA), *table.objects.list(POSITIONS)]:
-        match = _VERSION_OF.match(info.path)
-        if match and int(match.group(1)) < head.state.horizon and info.path not in used:
-            found.append(info.path)
-    return found

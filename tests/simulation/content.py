@@ -1,17 +1,16 @@
 """What producers publish: item i of a name's source, told apart by name, item and generation.
 
-Bytes are equal for equal arguments, so they are made once a process. `Encoder` says how a kind of
-table wants them.
+They are tiny, real Parquet files, with the item in the source column. Bytes are equal for equal
+arguments, so they are made once a process.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,62 +41,15 @@ class Item:
         return cls(*json.loads(text))
 
 
-class Encoder(Protocol):
-    """Items as parts, and back."""
-
-    def parts(self, item: Item, count: int) -> tuple[EncodedPart, ...]:
-        """The item as a batch of one or two parts."""
-        ...
-
-    def item(self, data: bytes) -> Item:
-        """The item that a part's bytes carry."""
-        ...
-
-
-class TextEncoder:
-    """Parts that only look like files: a line of JSON."""
-
-    def parts(self, item: Item, count: int) -> tuple[EncodedPart, ...]:
-        return _text_parts(item, count)
-
-    def item(self, data: bytes) -> Item:
-        return _text_item(data)
-
-
-@lru_cache(maxsize=8192)
-def _text_item(data: bytes) -> Item:
-    return Item.parse(data.decode().partition("\n")[0])
-
-
-@lru_cache(maxsize=4096)
-def _text_parts(item: Item, count: int) -> tuple[EncodedPart, ...]:
-    slices = MESH.slices // count
-    found = []
-    for index in range(count):
-        data = f"{item.text()}\n{index}/{count}".encode()
-        found.append(
-            EncodedPart(
-                data=pa.py_buffer(data),
-                digest=hashlib.sha256(data).hexdigest(),
-                first_slice=index * slices,
-                slices=slices,
-                rows=slices,
-                offsets=tuple(range(slices)),
-                data_end=len(data),
-                column_bytes=(len(data),),
-            )
-        )
-    return tuple(found)
-
-
-class ParquetEncoder:
-    """Parts as tiny, real Parquet files; the item stands in the source column."""
+class Encoder:
+    """Items as parts in a table's file schema, and back."""
 
     def __init__(self, file_schema: pa.Schema) -> None:
         self._file_schema = file_schema
         self._known: dict[tuple[Item, int], tuple[EncodedPart, ...]] = {}
 
     def parts(self, item: Item, count: int) -> tuple[EncodedPart, ...]:
+        """The item as a batch of one or two parts."""
         key = (item, count)
         if key not in self._known:
             self._known[key] = self._encoded(item, count)
@@ -119,6 +71,7 @@ class ParquetEncoder:
         )
 
     def item(self, data: bytes) -> Item:
+        """The item that a part's bytes carry."""
         return _parquet_item(data)
 
 

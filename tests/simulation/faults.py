@@ -58,7 +58,8 @@ class Profile:
 
     ``sleep_s`` is how long a sleeper sleeps at most, ``late_s`` how late a late effect is at most,
     ``idle_s`` how long a producer idles on average, ``twins`` how likely a producer name is opened
-    twice at once, ``crowd`` how many more producers take part, ``listing_lag_s`` is 0 as on S3.
+    twice at once, ``crowd`` how many more producers take part, ``listing_lag_s`` is 0 as on S3,
+    ``retention`` how likely somebody reclaims.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Profile:
     skew_ms: int = 5_000
     listing_lag_s: float = 0.0
     crowd: int = 0
+    retention: float = 0.7
     weight: int = 1
     overrides: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
 
@@ -108,6 +110,18 @@ PROFILES = (
         crowd=2,
         weight=2,
     ),
+    Profile(
+        "ghosts",
+        {"asleep": 0.01, "late": 0.02},
+        overrides={
+            ("create", VERSION): {"asleep": 0.15, "late": 0.15},
+            ("get", VERSION): {"asleep": 0.25},
+        },
+        sleep_s=2.0,
+        late_s=4.0,
+        idle_s=0.08,
+        crowd=2,
+    ),
     Profile("twins", {"lost": 0.05, "late": 0.04, "asleep": 0.04}, twins=1.0, weight=2),
     Profile(
         "uploads",
@@ -115,6 +129,18 @@ PROFILES = (
         data_share=1.0,
         other_share=0.4,
         weight=2,
+    ),
+    Profile(
+        "upkeep",
+        {"fail": 0.02, "late": 0.04, "asleep": 0.05, "crash": 0.004, "died": 0.004},
+        data_share=1.0,
+        other_share=1.0,
+        overrides={
+            ("create", VERSION): {"asleep": 0.15, "late": 0.08, "lost": 0.1, "died": 0.02},
+            ("delete", DATA): {"asleep": 0.15, "late": 0.1, "crash": 0.1, "died": 0.05},
+        },
+        retention=1.0,
+        weight=3,
     ),
     Profile(
         "storm",
@@ -167,6 +193,11 @@ class Faults:
 
     def _may_be_stale(self, operation: str, subject: str) -> bool:
         return subject == HINT or (operation == "list" and self.profile.listing_lag_s > 0)
+
+
+def named(name: str) -> Profile:
+    """The profile of that name."""
+    return next(one for one in PROFILES if one.name == name)
 
 
 def pick(generator: random.Random) -> Profile:

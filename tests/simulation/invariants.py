@@ -1,85 +1,22 @@
-"""The promises, each a function from what was acknowledged and what there is to what is wrong.
+"""The promises of the commit, each from what was acknowledged and what there is to what is wrong.
 
 They know nothing of how the history came about: no store operations, no internals of the code under
-test. Source: design.md, section 9.
+test. `invariants_of_retention` has those of keeping a stream small. Source: design.md, section 9.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import TypeAlias
 
 from batchweave.state import CHAIN_START, next_chain
-from tests.simulation.content import MESH, Encoder, Item
-from tests.simulation.record import Final, FinalRow, Record
+from tests.simulation.content import MESH
+from tests.simulation.evidence import Evidence, Finding, Invariants, batch_marks, batch_name
+from tests.simulation.record import FinalRow
 
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One broken promise; ``marks`` are texts whose lines of history matter most."""
-
-    invariant: str
-    message: str
-    marks: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Evidence:
-    """What the invariants look at."""
-
-    record: Record
-    final: Final
-    encoder: Encoder
-    _batches: dict[int, list[FinalRow]] = field(default_factory=dict)
-
-    def batches(self) -> dict[int, list[FinalRow]]:
-        """The final table's rows by step, in order."""
-        if not self._batches:
-            for row in self.final.rows:
-                self._batches.setdefault(row.step, []).append(row)
-        return self._batches
-
-    def item(self, row: FinalRow) -> Item | None:
-        """What a row's file carries, if it can be read."""
-        if row.data is None:
-            return None
-        try:
-            return self.encoder.item(row.data)
-        except Exception:  # noqa: BLE001 - foreign bytes may fail in any way
-            return None
-
-
-Finding: TypeAlias = tuple[str, tuple[str, ...]]
-Invariant: TypeAlias = Callable[[Evidence], Iterator[Finding]]
-INVARIANTS: list[Invariant] = []
-
-
-def invariant(function: Invariant) -> Invariant:
-    """Register a promise under its function's name."""
-    INVARIANTS.append(function)
-    return function
-
-
-def violations(evidence: Evidence) -> list[Violation]:
-    """Everything that is wrong, each with the seed, and the step or producer that it is about."""
-    seed = evidence.record.seed
-    return [
-        Violation(one.__name__, f"seed {seed}: {message}", marks)
-        for one in INVARIANTS
-        for message, marks in one(evidence)
-    ]
-
-
-def _batch(producer: str, sequence: int) -> str:
-    return f"producer {producer!r} sequence {sequence}"
-
-
-def _marks(producer: str, sequence: int) -> tuple[str, ...]:
-    return (f"-q{sequence}-", f"{producer} {sequence}")
+invariant = Invariants()
 
 
 @invariant
@@ -100,14 +37,17 @@ def every_history_ends(evidence: Evidence) -> Iterator[Finding]:
 
 @invariant
 def steps_are_dense(evidence: Evidence) -> Iterator[Finding]:
-    found = sorted(evidence.batches())
-    wanted = int(evidence.final.state.next_step)
-    if found != list(range(wanted)):
-        odd = sorted(set(found) ^ set(range(wanted)))
-        yield (
-            f"next_step is {wanted}, steps {odd} are missing or too many",
-            tuple(f"step {step}" for step in odd),
-        )
+    state = evidence.final.state
+    for what, found, wanted in (
+        ("ever", sorted(evidence.batches()), range(state.next_step)),
+        ("in the final table", sorted(evidence.live()), range(state.watermark, state.next_step)),
+    ):
+        if found != list(wanted):
+            odd = sorted(set(found) ^ set(wanted))
+            yield (
+                f"steps {odd} are missing or too many {what}, of {wanted}",
+                tuple(f"step {step}" for step in odd),
+            )
 
 
 @invariant
@@ -118,8 +58,8 @@ def a_batch_is_whole(evidence: Evidence) -> Iterator[Finding]:
         if sorted(covered) != list(range(MESH.slices)):
             row = rows[0]
             yield (
-                f"step {step}, {_batch(row.producer, row.sequence)}, has slices {covered}",
-                _marks(row.producer, row.sequence),
+                f"step {step}, {batch_name(row.producer, row.sequence)}, has slices {covered}",
+                batch_marks(row.producer, row.sequence),
             )
         if len({(row.producer, row.sequence) for row in rows}) > 1:
             yield f"step {step} holds several batches", (f"step {step}",)
@@ -130,7 +70,8 @@ def a_sequence_is_committed_once(evidence: Evidence) -> Iterator[Finding]:
     counts = Counter((rows[0].producer, rows[0].sequence) for rows in evidence.batches().values())
     for (producer, sequence), count in counts.items():
         if count > 1:
-            yield f"{_batch(producer, sequence)} is there {count} times", _marks(producer, sequence)
+            what = f"{batch_name(producer, sequence)} is there {count} times"
+            yield what, batch_marks(producer, sequence)
 
 
 @invariant
@@ -141,8 +82,8 @@ def an_acknowledged_batch_is_committed(evidence: Evidence) -> Iterator[Finding]:
     }
     for ack in evidence.record.acknowledged:
         rows = at.get((ack.name, ack.sequence))
-        marks = (*_marks(ack.name, ack.sequence), f"step {ack.step}")
-        what = f"{_batch(ack.name, ack.sequence)} of generation {ack.generation}"
+        marks = (*batch_marks(ack.name, ack.sequence), f"step {ack.step}")
+        what = f"{batch_name(ack.name, ack.sequence)} of generation {ack.generation}"
         if rows is None:
             yield f"{what} was acknowledged at step {ack.step} and is not there", marks
         elif rows[0].step != ack.step:
@@ -168,8 +109,8 @@ def a_flushed_producer_is_committed(evidence: Evidence) -> Iterator[Finding]:
                 continue
             if key not in acknowledged or (name, one.sequence) not in sequences:
                 yield (
-                    f"{_batch(name, one.sequence)} was flushed and is not there",
-                    _marks(name, one.sequence),
+                    f"{batch_name(name, one.sequence)} was flushed and is not there",
+                    batch_marks(name, one.sequence),
                 )
 
 
@@ -179,9 +120,10 @@ def a_producers_order_is_kept(evidence: Evidence) -> Iterator[Finding]:
     for step, rows in sorted(evidence.batches().items()):
         row = rows[0]
         if row.sequence != last[row.producer] + 1:
+            found = batch_name(row.producer, row.sequence)
             yield (
-                f"step {step} has {_batch(row.producer, row.sequence)} after {last[row.producer]}",
-                _marks(row.producer, row.sequence),
+                f"step {step} has {found} after {last[row.producer]}",
+                batch_marks(row.producer, row.sequence),
             )
         last[row.producer] = row.sequence
 
@@ -242,7 +184,7 @@ def an_older_generation_commits_nothing(evidence: Evidence) -> Iterator[Finding]
 @invariant
 def no_file_is_missing_or_changed(evidence: Evidence) -> Iterator[Finding]:
     for row in evidence.final.rows:
-        what = f"step {row.step}, {_batch(row.producer, row.sequence)}: {row.path}"
+        what = f"step {row.step}, {batch_name(row.producer, row.sequence)}: {row.path}"
         if row.data is None:
             yield f"{what} is not in the store", (row.path.rpartition("/")[2], f"step {row.step}")
         elif hashlib.sha256(row.data).hexdigest() != row.digest:
@@ -302,8 +244,13 @@ def one_version_has_one_state(evidence: Evidence) -> Iterator[Finding]:
             or (one.generation, one.sequence)
             > (after.producers[name].generation, after.producers[name].sequence)
         ]
-        if shrunk or before.next_step > after.next_step or (before.sealed and not after.sealed):
-            yield f"the state went backwards: producers {shrunk}, {before.next_step}", ()
+        shrunk += [
+            name
+            for name in ("next_step", "sealed", "watermark", "horizon")
+            if getattr(before, name) > getattr(after, name)
+        ]
+        if shrunk:
+            yield f"the state went backwards: {shrunk} at step {before.next_step}", ()
             return
 
 
@@ -318,8 +265,8 @@ def a_reader_sees_each_step_once_and_the_same(evidence: Evidence) -> Iterator[Fi
     rows = evidence.batches()
     next_step: dict[str, int] = {}
     for seen in evidence.record.seen:
-        marks = (f"step {seen.step}", *_marks(seen.producer, seen.sequence))
-        wanted = next_step.get(seen.reader, seen.step)
+        marks = (f"step {seen.step}", *batch_marks(seen.producer, seen.sequence))
+        wanted = next_step.get(seen.reader, evidence.record.starts.get(seen.reader, -1))
         if seen.step != wanted:
             yield f"reader {seen.reader} got step {seen.step}, not {wanted}", marks
         next_step[seen.reader] = seen.step + 1
@@ -331,7 +278,7 @@ def a_reader_sees_each_step_once_and_the_same(evidence: Evidence) -> Iterator[Fi
         )
         if found != (seen.producer, seen.sequence, seen.digests):
             yield (
-                f"reader {seen.reader} got {_batch(seen.producer, seen.sequence)} at step "
+                f"reader {seen.reader} got {batch_name(seen.producer, seen.sequence)} at step "
                 f"{seen.step}, where the final table has {found and found[:2]}",
                 marks,
             )
@@ -350,7 +297,7 @@ def the_tables_own_entries_agree(evidence: Evidence) -> Iterator[Finding]:
     ]
     theirs = [
         (step, rows[0].producer, rows[0].sequence, tuple(row.digest for row in rows))
-        for step, rows in sorted(evidence.batches().items())
+        for step, rows in sorted(evidence.live().items())
     ]
     if ours != theirs and not evidence.final.errors:
         yield "Table.entries and the table's metadata tell different stories", ()
@@ -365,11 +312,3 @@ def nothing_follows_the_seal(evidence: Evidence) -> Iterator[Finding]:
                 f"{evidence.final.state.next_step}, sealed: {evidence.final.state.sealed}",
                 ("sealed",),
             )
-
-
-@invariant
-def an_acknowledged_change_of_state_is_kept(evidence: Evidence) -> Iterator[Finding]:
-    for name, step in evidence.record.notes:
-        found = evidence.final.state.checkpoints.get(name)
-        if found is None or found.next_step != step:
-            yield f"checkpoint {name!r} at step {step} was acknowledged, found {found}", (name,)

@@ -1,86 +1,43 @@
 """Protocol bugs, planted on purpose: a simulator that misses one of them is not good enough.
 
-Each is a patch of the code under test while it is entered, for one or both kinds of table, and each
-is a mistake that some system has made, or that this one could make in a plausible change.
+Each is a mistake that some system has made, or that this one could make in a plausible change.
+These are of the commit; `planted_retention` has those of keeping a stream small.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 from batchweave import session as session_module
 from batchweave import state as state_module
 from batchweave.catalogs.iceberg import IcebergTable
-from batchweave.catalogs.manifests import MANIFESTS, MERGE_AGE_MAX, Manifests
-from batchweave.catalogs.object_store import ObjectStoreCatalog
+from batchweave.catalogs.manifests import MERGE_AGE_MAX, Manifests
+from batchweave.catalogs.versions import Versions
 from batchweave.commit import commit
 from batchweave.dac import Claim
 from batchweave.errors import ObjectExists, StoreUnavailable
 from batchweave.parquet import EncodedPart
-from batchweave.session import DATA, Session, Staged
+from batchweave.paths import DATA
+from batchweave.session import Session, Staged
 from batchweave.state import Numbered, ProducerState, StreamState, append
 from batchweave.table import Change, Committed, Head, Lost, Outcome, Part, Unknown
 from tests.simulation import actors
 from tests.simulation.actors import Producing
+from tests.simulation.planting import BOTH, ICEBERG, REGISTER, Bugs, swap
 from tests.simulation.register import Detail, RegisterTable, _document, version_path
-from tests.simulation.run import Result, simulate
 
-BOTH = ("register", "iceberg")
-REGISTER = ("register",)
-ICEBERG = ("iceberg",)
 TABLES: dict[str, Any] = {"register": RegisterTable, "iceberg": IcebergTable}
 
-
-@dataclass(frozen=True, slots=True)
-class Planted:
-    """One bug: how to plant it, in which kinds of table, and within how many seeds it is found."""
-
-    name: str
-    kinds: tuple[str, ...]
-    tested: tuple[str, ...]
-    seeds_max: int
-    plant: Callable[[str], contextlib.AbstractContextManager[Any]]
-
-    def hunt(self, kind: str, start: int = 0) -> tuple[int, Result] | None:
-        """How many seeds it took to catch it, and the history; None if it got away."""
-        with self.plant(kind):
-            for count in range(1, self.seeds_max + 1):
-                result = simulate(start + count - 1, kind)
-                if not result.ok:
-                    return count, result
-        return None
-
-
-PLANTED: list[Planted] = []
-
-
-def planted(
-    kinds: tuple[str, ...], seeds_max: int = 200, tested: tuple[str, ...] = ("register",)
-) -> Callable[[Callable[[str], Iterator[None]]], None]:
-    """Register a bug under its function's name.
-
-    ``tested`` are the kinds where every run of the tests hunts it; the others take longer.
-    """
-
-    def add(function: Callable[[str], Iterator[None]]) -> None:
-        plant = contextlib.contextmanager(function)
-        PLANTED.append(Planted(function.__name__, kinds, tested, seeds_max, plant))
-
-    return add
-
-
-def _swap(owner: Any, name: str, value: Any) -> Any:
-    return mock.patch.object(owner, name, value)
+planted = Bugs()
 
 
 # -- sequences, generations, outcomes ------------------------------------------------------------
 
 
-@planted(BOTH, tested=BOTH)
+@planted(BOTH, tested=BOTH, profile="acknowledgements")
 def no_sequence_check(kind: str) -> Iterator[None]:
     """What landed unseen is committed again: the head's sequence is not looked at."""
 
@@ -98,7 +55,7 @@ def no_sequence_check(kind: str) -> Iterator[None]:
         state = replace(state, producers={**state.producers, name: before})
         return append(state, name, generation, batches, **rest)
 
-    with _swap(Session, "refresh", refresh), _swap(session_module, "append", careless):
+    with swap(Session, "refresh", refresh), swap(session_module, "append", careless):
         yield
 
 
@@ -110,8 +67,8 @@ def no_generation_check(kind: str) -> Iterator[None]:
         return state.producers[name]
 
     with (
-        _swap(session_module, "check_generation", anyone),
-        _swap(state_module, "check_generation", anyone),
+        swap(session_module, "check_generation", anyone),
+        swap(state_module, "check_generation", anyone),
     ):
         yield
 
@@ -136,7 +93,7 @@ def unknown_is_failed(kind: str) -> Iterator[None]:
         batch.sequence = last + 1
         stage(self, batch)
 
-    with _swap(Session, "attempt", attempt_again), _swap(Session, "stage", stage_next):
+    with swap(Session, "attempt", attempt_again), swap(Session, "stage", stage_next):
         yield
 
 
@@ -156,7 +113,7 @@ def unknown_is_committed(kind: str) -> Iterator[None]:
                 one.done(step + at)
         return outcome
 
-    with _swap(Session, "attempt", trusting):
+    with swap(Session, "attempt", trusting):
         yield
 
 
@@ -173,7 +130,7 @@ def files_deleted_on_unknown(kind: str) -> Iterator[None]:
                 one.upload_version = -1  # below any horizon: the next attempt uploads again
         return outcome
 
-    with _swap(Session, "attempt", tidy_minded):
+    with swap(Session, "attempt", tidy_minded):
         yield
 
 
@@ -189,7 +146,7 @@ def metadata_deleted_unless_committed(kind: str) -> Iterator[None]:
                 self.objects.delete([version_path(base.version + 1)])
             return outcome
 
-        with _swap(RegisterTable, "commit", register_commit):
+        with swap(RegisterTable, "commit", register_commit):
             yield
         return
     iceberg_commit, write_list = IcebergTable.commit, Manifests.write_list
@@ -204,7 +161,7 @@ def metadata_deleted_unless_committed(kind: str) -> Iterator[None]:
             self._io.delete(self._manifests.last_list)
         return outcome
 
-    with _swap(Manifests, "write_list", remember), _swap(IcebergTable, "commit", clean_commit):
+    with swap(Manifests, "write_list", remember), swap(IcebergTable, "commit", clean_commit):
         yield
 
 
@@ -228,7 +185,7 @@ def state_changed_in_place(kind: str) -> Iterator[None]:
             return Unknown(error)
         return Committed(Head(base.version, change.state, Detail(tag, base.detail.lines)))
 
-    with _swap(RegisterTable, "commit", in_place):
+    with swap(RegisterTable, "commit", in_place):
         yield
 
 
@@ -240,15 +197,14 @@ def version_overwritten(kind: str) -> Iterator[None]:
         def write(self: Any, number: int, data: bytes) -> str:
             return str(self.objects.overwrite(version_path(number), data))
 
-        with _swap(RegisterTable, "_write", write):
+        with swap(RegisterTable, "_write", write):
             yield
         return
 
-    def put_over(self: Any, objects: Any, number: int, metadata: Any) -> str:
-        data = metadata.model_dump_json(exclude_none=True).encode()
-        return str(objects.overwrite(f"metadata/v{number}.metadata.json", data))
+    def put_over(self: Any, number: int, data: bytes) -> str:
+        return str(self.objects.overwrite(self.layout.path(number), data))
 
-    with _swap(ObjectStoreCatalog, "_put_version", put_over):
+    with swap(Versions, "create", put_over):
         yield
 
 
@@ -256,23 +212,23 @@ def version_overwritten(kind: str) -> Iterator[None]:
 def base_not_checked_after_writing(kind: str) -> Iterator[None]:
     """A version that existed once may be written again by a writer that slept."""
     with (
-        _swap(RegisterTable, "_still_there", lambda self, base: True),
-        _swap(ObjectStoreCatalog, "_check_base", lambda self, objects, base, number: None),
+        swap(RegisterTable, "_still_there", lambda self, base: True),
+        swap(Versions, "counts", lambda self, number, base: True),
     ):
         yield
 
 
-@planted(BOTH, seeds_max=3000)
+@planted(BOTH, seeds_max=1000, profile="ghosts")
 def head_not_checked_after_reading(kind: str) -> Iterator[None]:
     """A version that was listed, cleaned up and written again by a sleeper is taken as the head."""
     with (
-        _swap(RegisterTable, "_is_the_listed", lambda self, tag, listed: True),
-        _swap(ObjectStoreCatalog, "_is_the_listed", lambda *arguments: True),
+        swap(RegisterTable, "_is_the_listed", lambda self, tag, listed: True),
+        swap(Versions, "is_the_listed", lambda *arguments: True),
     ):
         yield
 
 
-@planted(BOTH, seeds_max=600)
+@planted(BOTH, seeds_max=600, profile="cleaners")
 def newest_cleaned_first(kind: str) -> Iterator[None]:
     """Old versions are deleted newest first: a base can outlive its successor."""
 
@@ -280,13 +236,13 @@ def newest_cleaned_first(kind: str) -> Iterator[None]:
         for number in reversed(ascending):
             self.objects.delete([version_path(number)])
 
-    def catalog_delete(self: Any, objects: Any, ascending: list[int]) -> None:
+    def catalog_delete(self: Any, ascending: list[int]) -> None:
         for number in reversed(ascending):
-            objects.delete([f"metadata/v{number}.metadata.json"])
+            self.objects.delete([self.layout.path(number)])
 
     with (
-        _swap(RegisterTable, "_delete_versions", register_delete),
-        _swap(ObjectStoreCatalog, "_delete_versions", catalog_delete),
+        swap(RegisterTable, "_delete_versions", register_delete),
+        swap(Versions, "delete", catalog_delete),
     ):
         yield
 
@@ -305,7 +261,7 @@ def steps_kept_after_a_lost_race(kind: str) -> Iterator[None]:
         outcome: Outcome = whole(self, base, replace(change, added=added))
         return outcome
 
-    with _swap(TABLES[kind], "commit", keeping):
+    with swap(TABLES[kind], "commit", keeping):
         yield
 
 
@@ -334,7 +290,7 @@ def lost_attempt_rebased_blindly(kind: str) -> Iterator[None]:
         again: Outcome = whole(self, head, Change(state, tuple(added)))
         return again
 
-    with _swap(TABLES[kind], "commit", rebasing):
+    with swap(TABLES[kind], "commit", rebasing):
         yield
 
 
@@ -369,8 +325,8 @@ def position_in_a_later_commit(kind: str) -> Iterator[None]:
         return outcome
 
     with (
-        _swap(session_module, "append", without_position),
-        _swap(Session, "attempt", in_two),
+        swap(session_module, "append", without_position),
+        swap(Session, "attempt", in_two),
     ):
         yield
 
@@ -385,11 +341,11 @@ def file_names_not_unique(kind: str) -> Iterator[None]:
         self.put_once(path, part.data)
         return part.at(path), version
 
-    with _swap(Session, "upload", upload):
+    with swap(Session, "upload", upload):
         yield
 
 
-@planted(BOTH)
+@planted(BOTH, profile="uploads")
 def existing_file_taken_for_ours(kind: str) -> Iterator[None]:
     """A refused put-if-absent is taken for one that landed."""
 
@@ -397,11 +353,11 @@ def existing_file_taken_for_ours(kind: str) -> Iterator[None]:
         with contextlib.suppress(ObjectExists):
             self.table.objects.create(path, data)
 
-    with _swap(Session, "put_once", put_once):
+    with swap(Session, "put_once", put_once):
         yield
 
 
-@planted(BOTH)
+@planted(BOTH, profile="uploads")
 def partial_batches(kind: str) -> Iterator[None]:
     """A part that could not be uploaded at once is left out."""
 
@@ -414,14 +370,14 @@ def partial_batches(kind: str) -> Iterator[None]:
                 uploads.append(producing.session.upload(sequence, at, part))
         return tuple(part for part, _ in uploads), min(version for _, version in uploads)
 
-    with _swap(actors, "upload_parts", hasty):
+    with swap(actors, "upload_parts", hasty):
         yield
 
 
-@planted(BOTH, seeds_max=400)
+@planted(BOTH, seeds_max=400, profile="upkeep")
 def horizon_not_checked(kind: str) -> Iterator[None]:
     """A file that the orphan sweep may have taken is committed."""
-    with _swap(Session, "_renew", lambda self, horizon: None):
+    with swap(Session, "_renew", lambda self, horizon: None):
         yield
 
 
@@ -435,17 +391,18 @@ def seal_not_checked(kind: str) -> Iterator[None]:
         after = append(replace(state, sealed=False), name, generation, batches, **rest)
         return replace(after, sealed=state.sealed)
 
-    with _swap(session_module, "append", unsealed):
+    with swap(session_module, "append", unsealed):
         yield
 
 
 @planted(ICEBERG, seeds_max=150, tested=ICEBERG)
 def manifests_cleaned_too_early(kind: str) -> Iterator[None]:
     """A merged manifest that waits to be handed in is old enough to be deleted."""
-    older = Manifests._older_than
+    written = Manifests._written
 
-    def eager(self: Any, folder: str, version: int) -> list[str]:
-        return older(self, folder, version + (2 * MERGE_AGE_MAX if folder == MANIFESTS else 0))
+    def aged(self: Any) -> Iterator[tuple[str, int, str]]:
+        for letter, version, path in written(self):
+            yield letter, version - (2 * MERGE_AGE_MAX if letter == "m" else 0), path
 
-    with _swap(Manifests, "_older_than", eager):
+    with swap(Manifests, "_written", aged):
         yield

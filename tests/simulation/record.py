@@ -14,10 +14,13 @@ from pyiceberg.exceptions import CommitStateUnknownException
 
 from batchweave.batch import Position
 from batchweave.errors import StoreError
+from batchweave.ledger import LedgerRow, Place
 from batchweave.mesh import Mesh
 from batchweave.objects import Objects
+from batchweave.retention import Policy
 from batchweave.state import StreamState
 from batchweave.table import BatchEntry, Change, Committed, Head, Outcome, Table, Unknown
+from tests.simulation.chronicle import Chronicle
 from tests.simulation.content import Item
 from tests.simulation.world import World
 
@@ -80,6 +83,24 @@ class SeenHead:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A reader was told that its next step was reclaimed."""
+
+    reader: str
+    step: int
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A consumer was told that its checkpoint is registered."""
+
+    consumer: str
+    checkpoint_id: str
+    next_step: int
+
+
+@dataclass(frozen=True, slots=True)
 class FinalRow:
     """One part of one batch in the final table, and the bytes that lie at its path, if any."""
 
@@ -95,15 +116,22 @@ class FinalRow:
 
 @dataclass(slots=True)
 class Final:
-    """What the table holds at the end, read without the code under test where that is possible."""
+    """What the table holds at the end, read without the code under test where that is possible.
+
+    ``former`` are the rows of steps that were reclaimed, ``recorded`` the ledger's.
+    """
 
     version: int
-    properties: dict[str, str]
     state: StreamState
     rows: list[FinalRow]
     entries: list[BatchEntry]
-    positions: dict[str, Position]
     errors: list[str]
+    chronicle: Chronicle
+    positions: dict[str, Position] = field(default_factory=dict)
+    former: list[FinalRow] = field(default_factory=list)
+    dangling: list[str] = field(default_factory=list)
+    recorded: list[LedgerRow] = field(default_factory=list)
+    recorded_to: Place = field(default_factory=Place)
 
 
 @dataclass(slots=True)
@@ -118,10 +146,17 @@ class Record:
     fenced: list[tuple[str, int]] = field(default_factory=list)
     shut_out: list[str] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
+    starts: dict[str, int] = field(default_factory=dict)
     readers: list[str] = field(default_factory=list)
+    turned_away: list[TurnedAway] = field(default_factory=list)
     heads: list[SeenHead] = field(default_factory=list)
     stale_heads: list[str] = field(default_factory=list)
-    notes: list[tuple[str, int]] = field(default_factory=list)
+    registered: list[Registered] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    policies: list[Policy] = field(default_factory=list)
+    grace_us: int = 0
+    foreign: dict[str, bytes] = field(default_factory=dict)
+    swept_clean: bool = False
     sealed_at: list[int] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)
     incomplete: list[str] = field(default_factory=list)

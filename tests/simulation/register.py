@@ -3,6 +3,7 @@
 Version N is one object ``register/v<N>.json``, written with put-if-absent; old ones are cleaned up,
 oldest first, and a writer checks afterwards that its base is still there. The protocol is that of
 `batchweave.catalogs.object_store`, without Iceberg; the session, commit and state code is the real.
+A commit that moves the watermark takes the batches below it out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from batchweave.mesh import Mesh
 from batchweave.objects import Objects
 from batchweave.state import StreamState, from_properties, to_properties
 from batchweave.table import (
+    FILE_COLUMNS,
     BatchEntry,
     Change,
     Committed,
@@ -52,7 +54,7 @@ def version_path(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What a head of the register remembers: the object's tag, and all batches, a line each."""
+    """What a head of the register remembers: the object's tag, and its batches, a line each."""
 
     tag: str
     lines: tuple[str, ...]
@@ -62,10 +64,21 @@ class RegisterTable:
     """`batchweave.table.Table` over one object a version."""
 
     def __init__(
-        self, objects: Objects, clock: Clock, *, versions_kept: int = 4, tidy_every: int = 3
+        self,
+        objects: Objects,
+        clock: Clock,
+        *,
+        name: str = "simulated.register",
+        schema: pa.Schema = SCHEMA,
+        mesh: Mesh = MESH,
+        versions_kept: int = 4,
+        tidy_every: int = 3,
     ) -> None:
         self._objects = objects
         self._clock = clock
+        self._name = name
+        self._schema = schema
+        self._mesh = mesh
         self._versions_kept = versions_kept
         self._tidy_every = tidy_every
         self._polls = 0
@@ -79,19 +92,19 @@ class RegisterTable:
 
     @property
     def name(self) -> str:
-        return "simulated.register"
+        return self._name
 
     @property
     def schema(self) -> pa.Schema:
-        return SCHEMA
+        return self._schema
 
     @property
     def file_schema(self) -> pa.Schema:
-        return SCHEMA
+        return physical(self._schema)
 
     @property
     def mesh(self) -> Mesh:
-        return MESH
+        return self._mesh
 
     @property
     def objects(self) -> Objects:
@@ -151,7 +164,7 @@ class RegisterTable:
 
     def commit(self, base: Head, change: Change) -> Outcome:
         number = base.version + 1
-        lines = (*base.detail.lines, *map(_line, change.added))
+        lines = (*self._kept(base, change.state.watermark), *map(_line, change.added))
         data = _document(number, self._clock.token(), change.state, lines)
         try:
             tag = self._write(number, data)
@@ -163,6 +176,13 @@ class RegisterTable:
         if not genuine:
             return Unknown(StoreUnavailable(f"version {base.version} was cleaned up meanwhile"))
         return Committed(Head(number, change.state, Detail(tag, lines)))
+
+    def _kept(self, base: Head, watermark: int) -> tuple[str, ...]:
+        """The base's lines that a commit leaves in the table."""
+        lines: tuple[str, ...] = base.detail.lines
+        if watermark == base.state.watermark:
+            return lines
+        return tuple(line for line in lines if _batch(line).step >= watermark)
 
     def _write(self, number: int, data: bytes) -> str:
         return self._objects.create(version_path(number), data)
@@ -189,11 +209,16 @@ class RegisterTable:
             self._objects.delete([version_path(number)])
 
 
-def documents(data: bytes) -> tuple[int, dict[str, str], list[BatchEntry]]:
-    """Version, properties and batches of a version's bytes."""
-    header, *lines = data.decode().split("\n")
-    found = json.loads(header)
-    return found["version"], found["properties"], [_batch(line) for line in lines]
+@cache
+def physical(schema: pa.Schema) -> pa.Schema:
+    """The files' schema: the declared columns, then those that every file has."""
+    return pa.schema([*schema, *FILE_COLUMNS.items()])
+
+
+def document(data: bytes) -> tuple[int, StreamState, list[BatchEntry]]:
+    """Version, state and batches of a version's bytes."""
+    version, state, lines = _parsed(data)
+    return version, state, [_batch(line) for line in lines]
 
 
 def _document(number: int, token: str, state: StreamState, lines: tuple[str, ...]) -> bytes:
@@ -201,7 +226,7 @@ def _document(number: int, token: str, state: StreamState, lines: tuple[str, ...
     return "\n".join((header, *lines)).encode()
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _parsed(data: bytes) -> tuple[int, StreamState, tuple[str, ...]]:
     header, *lines = data.decode().split("\n")
     found = json.loads(header)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from batchweave.errors import StepReclaimed
 from batchweave.objects import MemoryObjects
-from tests.simulation import actors
+from batchweave.retention import Policy
+from tests.simulation import actors, invariants, invariants_of_retention, upkeep
 from tests.simulation.actors import Environment
+from tests.simulation.evidence import Evidence, Violation, violations
 from tests.simulation.faults import Faults, Profile, pick
-from tests.simulation.invariants import Evidence, Violation, violations
 from tests.simulation.record import Record
 from tests.simulation.store import Store
 from tests.simulation.tables import Kind, in_memory, kind, read_final
@@ -18,6 +20,9 @@ from tests.simulation.world import Crash, Line, SimulatedClock, World
 
 FINAL_ROUNDS_MAX = 12
 WAITS_MAX = 60
+LIVES_MAX = 12
+RUNS_MAX = 40
+STORE_AHEAD_MS_MAX = 600_000
 
 
 @dataclass(slots=True)
@@ -71,13 +76,19 @@ class _History:
         self.random = world.random
         self.profile = profile or pick(self.random)
         faults = Faults(self.profile, self.random)
-        store = Store(world)
-        for path, data in which.first_objects().items():
+        ahead_ms = self.random.randint(-STORE_AHEAD_MS_MAX, STORE_AHEAD_MS_MAX)
+        store = Store(world, ahead_ms=ahead_ms, resolution_ms=self.random.choice((1, 1000)))
+        foreign = {which.folder + path: b"not ours" for path in upkeep.FOREIGN}
+        for path, data in (*which.first_objects().items(), *foreign.items()):
             store.put(path, data, True)
-        self.env = Environment(world, store, faults, Record(seed), which)
+        grace_s = self.random.choice((0.0, self.random.uniform(0.2, 4.0)))
+        record = Record(seed, grace_us=int(grace_s * 1e6), foreign=foreign)
+        self.env = Environment(world, store, faults, record, which, grace_s=grace_s)
         self.small = which.folder != ""  # Iceberg commits cost a hundred times as much
         self.lives = 0
+        self.runs = 0
         self.busy = 0
+        self.alive = 0
         self._cast()
 
     def _cast(self) -> None:
@@ -91,18 +102,61 @@ class _History:
                 self._live(name, self.random.uniform(0.2, 3.0))
         for number in range(1 if self.small else self.random.choice((1, 1, 2))):
             start = 0 if chance() < 0.7 else self.random.randint(0, 3)
-            self._follow(f"reader-{number}", start, chance())
-        if chance() < 0.6:
+            pause_s = self.random.choice((0.0, 0.4, 1.2))
+            self._follow(f"reader-{number}", start, pause_s, chance())
+        if chance() < 0.4:
             changes = 2 if self.small else 3
-            self._spawn("changer", partial(actors.change_state, env, "c", changes), chance())
-        if chance() < 0.3:
-            self._spawn("sweeper", partial(actors.sweep, env, 3), chance())
-        if chance() < 0.05:
+            self._spawn("changer", partial(upkeep.note, env, "changer", changes), chance())
+        longer_s = 0.0
+        if env.kind.reclaims and chance() < self.profile.retention:
+            self._cast_retention()
+            longer_s = 2.0
+        elif chance() < 0.3:
+            self._keep("sweeper", partial(upkeep.sweep, env, 3), chance())
+        if chance() < 0.1:
             self._spawn("early-sealer", partial(actors.seal_stream, env), 3 * chance())
-        self._spawn("conductor", self._conduct, self.random.uniform(2.0, 6.0))
+        ends_s = longer_s + self.random.uniform(2.0, 6.0)
+        self.world.spawn("conductor", self._conduct, ends_s)
+
+    def _cast_retention(self) -> None:
+        """Training runs that restart, those who reclaim behind them, and those who sweep."""
+        env, chance = self.env, self.random.random
+        for name in ("run-a", "run-b", "run-c")[: self.random.choice((1, 2, 3))]:
+            self._train(name, 4 * chance() ** 2)
+        for number in range(self.random.choice((1, 2))):
+            policy = Policy(
+                keep_checkpoints=self.random.choice((1, 1, 2, None)),
+                keep_steps=self.random.choice((0, 0, 0, 2)),
+            )
+            env.record.policies.append(policy)
+            self._keep(f"reclaimer-{number}", partial(upkeep.reclaim, env, policy, 5), chance())
+        for number in range(self.random.choice((0, 0, 1, 2))):
+            self._keep(f"sweeper-{number}", partial(upkeep.sweep, env, 3), chance())
 
     def _spawn(self, label: str, body: Callable[[], None], after_s: float) -> None:
-        self.world.spawn(label, body, after_s)
+        """Start an actor that the conductor waits for."""
+
+        def living() -> None:
+            try:
+                body()
+            finally:
+                self.alive -= 1
+
+        self.alive += 1
+        self.world.spawn(label, living, after_s)
+
+    def _keep(self, label: str, body: Callable[[], None], after_s: float) -> None:
+        """Start somebody who is started again if he dies."""
+
+        def kept() -> None:
+            try:
+                body()
+            except Crash:
+                if not self.env.faults.quiet:
+                    self._keep(f"{label}'", body, 0.3)
+                raise
+
+        self._spawn(label, kept, after_s)
 
     def _live(self, name: str, after_s: float) -> None:
         """Start an incarnation of a producer that is started again if it dies."""
@@ -111,16 +165,42 @@ class _History:
         label = f"{name}#{self.lives}"
         self._spawn(label, lambda: self._one_life(name), after_s)
 
-    def _follow(self, label: str, start: int, after_s: float) -> None:
+    def _follow(self, label: str, start: int | None, pause_s: float, after_s: float) -> None:
         """Start a reader; if it dies it is started again where it was."""
         env = self.env
 
         def body() -> None:
             try:
-                actors.read(env, env.progress.get(label, start), 0.4)
+                actors.read(env, env.progress.get(label, start), 0.4, pause_s)
                 env.record.readers.append(label)
+            except StepReclaimed:
+                self._follow(f"{label}'", None, pause_s, 0.2)
             except Crash:
-                self._follow(label, start, 0.5)
+                self._follow(label, start, pause_s, 0.5)
+                raise
+
+        self._spawn(label, body, after_s)
+
+    def _train(self, consumer: str, after_s: float) -> None:
+        """Start a training run; it goes on from its checkpoints until all is read."""
+        env = self.env
+        self.runs += 1
+        label = f"{consumer}#{self.runs}"
+
+        def again() -> None:
+            if self.runs < RUNS_MAX:
+                self._train(consumer, self.random.uniform(0.1, 1.0))
+
+        def body() -> None:
+            try:
+                if upkeep.train(env, consumer):
+                    env.record.readers.append(label)
+                else:
+                    again()
+            except StepReclaimed:
+                again()
+            except Crash:
+                again()
                 raise
 
         self._spawn(label, body, after_s)
@@ -130,14 +210,14 @@ class _History:
             actors.produce(self.env, name)
         finally:  # also when the process crashed: its supervisor starts it again
             self.busy -= 1
-            if not self.env.faults.quiet and self.lives < 12 and self._unfinished(name):
+            if not self.env.faults.quiet and self.lives < LIVES_MAX and self._unfinished(name):
                 self._live(name, self.random.uniform(0.1, 2.0))
 
     def _unfinished(self, name: str) -> bool:
         return not any(flushed[0] == name for flushed in self.env.record.flushed)
 
     def _conduct(self) -> None:
-        """End the faults, let every producer finish, perhaps seal, and tell the readers."""
+        """End the faults, let every producer finish, perhaps seal, tell the readers, tidy up."""
         env = self.env
         env.faults.quiet = True
         self.world.log("no more faults")
@@ -145,6 +225,9 @@ class _History:
             self._finish()
         finally:
             env.finished = True
+        self._wait(lambda: not self.alive)
+        self.world.pause(self.profile.late_s + 1.0)  # what was sent by the dead arrives, or never
+        upkeep.settle(env)
 
     def _finish(self) -> None:
         env = self.env
@@ -156,12 +239,15 @@ class _History:
                 self.world.pause(self.random.uniform(0.1, 1.0))
             else:
                 env.record.incomplete.append(name)
-        for _ in range(WAITS_MAX):
-            if not self.busy:
-                break
-            self.world.pause(0.5)
+        self._wait(lambda: not self.busy)
         if self.random.random() < 0.5:
             actors.seal_stream(env)
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        for _ in range(WAITS_MAX):
+            if ready():
+                return
+            self.world.pause(0.5)
 
     def _complete(self, name: str) -> bool:
         """Whether the life that just ended published to the end of its source."""
@@ -192,13 +278,17 @@ class _History:
         """Broken promises, steps and commits."""
         env, record = self.env, self.env.record
         try:
-            table = env.kind.open(objects, SimulatedClock(self.world, 0), {})
-            final = read_final(env.kind, items, table)
+            clock = SimulatedClock(self.world, 0)
+            table = env.kind.open(objects, clock, {})
+            ledger = env.kind.open_ledger(objects, clock) if env.kind.reclaims else None
+            chronicle = env.kind.chronicle(env.store.writes())
+            final = read_final(env.kind, items, table, ledger, chronicle)
         except Exception as error:  # noqa: BLE001 - whatever it is, the table is unreadable
             message = f"seed {record.seed}: the final table is not readable: {error!r}"
             marks = tuple(str(error).rpartition("/")[2].split("'")[:1])
             return [Violation("the_final_table_is_readable", message, marks)], 0, 0
-        found = violations(Evidence(record, final, env.kind.encoder))
+        evidence = Evidence(record, final, env.kind.encoder)
+        found = violations(evidence, invariants.invariant, invariants_of_retention.invariant)
         return found, final.state.next_step, final.version
 
 

@@ -2,7 +2,8 @@
 
 One `Store` is the truth that all share; each actor has its own `SimulatedObjects`, which is where
 its requests fail, get lost, come late or come twice. The store itself is strongly consistent and
-its put-if-absent is atomic, as on S3; version tags are unique a write.
+its put-if-absent is atomic, as on S3; version tags are unique a write. It dates objects by a clock
+of its own, in whole seconds where it is one of those stores.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 from batchweave.errors import BatchWeaveError, ObjectExists, ObjectNotFound, StoreUnavailable
 from batchweave.objects import Buffer, ObjectInfo, join
+from tests.simulation.chronicle import Written
 from tests.simulation.faults import Faults
 from tests.simulation.world import EPOCH_MS, World
 
@@ -34,10 +36,12 @@ class Stored:
 class Store:
     """What is durable."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, ahead_ms: int = 0, resolution_ms: int = 1) -> None:
         self.items: dict[str, Stored] = {}
         self.former: list[tuple[str, Stored, int]] = []
         self._world = world
+        self._ahead_ms = ahead_ms
+        self._resolution_ms = resolution_ms
         self._tags = 0
 
     def put(self, key: str, data: bytes, absent: bool) -> str:
@@ -67,6 +71,19 @@ class Store:
             if one.from_us <= at_us < until_us:
                 found[key] = one
         return found
+
+    def modified_ms(self, stored: Stored) -> int:
+        """When an object was written, by the store's clock."""
+        exact_ms = EPOCH_MS + self._ahead_ms + stored.from_us // 1000
+        return exact_ms - exact_ms % self._resolution_ms
+
+    def writes(self) -> list[Written]:
+        """All that was ever written."""
+        there = [(key, one, None) for key, one in self.items.items()]
+        return [
+            Written(key, one.data, int(one.tag), one.from_us, until_us)
+            for key, one, until_us in (*self.former, *there)
+        ]
 
     def _retire(self, key: str) -> None:
         before = self.items.pop(key, None)
@@ -211,9 +228,9 @@ class SimulatedObjects:
         try:
             result = effect()
         except BatchWeaveError as error:
-            self._world.log(operation, path, fault, type(error).__name__)
+            self._world.log(operation, self._key(path), fault, type(error).__name__)
             raise
-        self._world.log(operation, path, fault, "ok")
+        self._world.log(operation, self._key(path), fault, "ok")
         return result
 
     def _disturbed(
@@ -223,7 +240,7 @@ class SimulatedObjects:
         outcome = self._attempted(effect) if happens else "nothing happened"
         if fault in ("late", "claimed", "dying"):
             self._later(operation, path, effect)
-        self._world.log(operation, path, fault, outcome)
+        self._world.log(operation, self._key(path), fault, outcome)
         if fault in ("crash", "died", "dying"):
             raise self._world.crash()
         if fault in ("duplicate", "conflict", "claimed"):
@@ -235,7 +252,9 @@ class SimulatedObjects:
         who = world.label
 
         def land() -> None:
-            world.log(operation, path, "arrives late", self._attempted(effect), f"({who})")
+            world.log(
+                operation, self._key(path), "arrives late", self._attempted(effect), f"({who})"
+            )
 
         world.at(world.random.uniform(0.01, self._faults.profile.late_s), land)
 
@@ -258,7 +277,8 @@ class SimulatedObjects:
         return f"{self._prefix}/{path}" if self._prefix else path
 
     def _info(self, path: str, stored: Stored) -> ObjectInfo:
-        return ObjectInfo(path, len(stored.data), stored.tag, EPOCH_MS + stored.from_us // 1000)
+        modified_ms = self._store.modified_ms(stored)
+        return ObjectInfo(path, len(stored.data), stored.tag, modified_ms)
 
     def __repr__(self) -> str:
         return f"Objects({self._uri!r})"
