@@ -13,7 +13,7 @@ import batchweave as bw
 from batchweave.catalogs.iceberg import IcebergTable
 from batchweave.ledger import Ledger, verify_rows
 from batchweave.objects import ObjectInfo
-from batchweave.paths import CLOCK, POSITIONS, upload_version
+from batchweave.paths import CLOCK, POSITIONS, data_path, upload_version
 from batchweave.retention import STEPS_PER_COMMIT
 from batchweave.testing import check_stream, fingerprint, fingerprint_of_rows
 from batchweave.testing.engines import DELTA_ENGINES, ICEBERG_ENGINES, store_properties
@@ -283,6 +283,18 @@ def test_superseded_positions_are_swept_and_the_current_one_stays(tmp_path: Path
     assert stream.sweep(grace_s=0).files == 2
     with stream.producer("p", settings) as producer:
         assert producer.position["n"] == 2
+
+
+def test_a_sweep_takes_the_ledgers_orphans_too(stream: bw.Stream) -> None:
+    stream.checkpoints.register("a", next_step=20)
+    stream.reclaim(grace_s=0)
+    ledger = ledger_of(stream).table
+    orphan = data_path(0, "reclaim", 1, 7, 0, "0" * 32)
+    ledger.objects.create(orphan, b"of a reclaim that died")
+    swept = stream.sweep(grace_s=0)
+    assert (swept.files, swept.bytes) == (1, 22)
+    assert orphan not in {info.path for info in ledger.objects.list()}
+    assert len(list(ledger_of(stream).read())) == 20
 
 
 def test_a_long_way_is_gone_in_several_commits(
