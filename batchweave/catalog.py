@@ -24,6 +24,7 @@ from batchweave.errors import (
 from batchweave.ledger import MESH as LEDGER_MESH
 from batchweave.ledger import SCHEMA as LEDGER_SCHEMA
 from batchweave.ledger import SUFFIX as LEDGER_SUFFIX
+from batchweave.ledger import is_left_over
 from batchweave.mesh import Mesh
 from batchweave.state import PREFIX, StreamState, to_properties
 from batchweave.stream import Stream
@@ -98,10 +99,7 @@ class Catalog:
                 raise InvalidName(f"properties beginning with {PREFIX!r} are reserved: {key!r}")
         own |= to_properties(StreamState(mesh=mesh))
         own[PREFIX + "schema"] = schema_to_text(schema)
-        table = self.tables.create(parts, schema, own)
-        with contextlib.suppress(StreamNotFound):  # left over from a dropped stream of the name
-            self.tables.drop(_ledger_name(parts))
-        return self._stream(parts, table)
+        return self._stream(parts, self.tables.create(parts, schema, own))
 
     def load_stream(self, name: str) -> Stream:
         """Open an existing stream.
@@ -141,6 +139,9 @@ class Catalog:
             StoreUnavailable: whether it was registered is not known: call it again.
         """
         parts = check_stream_name(name)
+        ledger = location.rstrip("/") + LEDGER_SUFFIX
+        with contextlib.suppress(StreamNotFound, StreamExists):  # there is one after a reclaim
+            self.tables.register(_ledger_name(parts), ledger, take_over=take_over)
         return self._stream(parts, self.tables.register(parts, location, take_over=take_over))
 
     def drop_stream(self, name: str) -> None:
@@ -150,23 +151,30 @@ class Catalog:
             StreamNotFound, NotAStream: nothing was removed.
         """
         parts = check_stream_name(name)
-        self.tables.drop(parts)
-        with contextlib.suppress(StreamNotFound):
+        self.tables.load(parts)
+        with contextlib.suppress(StreamNotFound):  # first, so that a repetition finds the stream
             self.tables.drop(_ledger_name(parts))
+        self.tables.drop(parts)
 
     def _stream(self, parts: tuple[str, ...], table: Table) -> Stream:
-        return Stream(table, query=self._query, ledger=partial(self._ledger, parts))
+        return Stream(table, query=self._query, ledger=partial(self._ledger, parts, table.id))
 
-    def _ledger(self, parts: tuple[str, ...], create: bool) -> Table | None:
-        """The table of a stream's ledger; None if there is none and none is wanted."""
+    def _ledger(self, parts: tuple[str, ...], owner: str, create: bool) -> Table | None:
+        """The table of a stream's ledger; None if there is none and none is wanted.
+
+        One that a dropped stream of the name has left behind is none of this one's.
+        """
         if parts[-1].endswith(LEDGER_SUFFIX):
             return None
         name = _ledger_name(parts)
-        try:
-            return self.tables.load(name)
-        except StreamNotFound:
-            if not create:
-                return None
+        with contextlib.suppress(StreamNotFound):
+            found = self.tables.load(name)
+            if not is_left_over(found, owner):
+                return found
+            if create:
+                self.tables.drop(name)
+        if not create:
+            return None
         state = to_properties(StreamState(mesh=LEDGER_MESH))
         own = state | {PREFIX + "schema": schema_to_text(LEDGER_SCHEMA)}
         try:

@@ -64,8 +64,9 @@ class Checkpoints:
         """
 
         def plan(head: Head) -> Change | None:
+            now_ms, version = self._clock.now_ms(), head.version + 1
             after = register_checkpoint(
-                head.state, checkpoint_id, next_step, consumer, self._clock.now_ms()
+                head.state, checkpoint_id, next_step, consumer, now_ms, version
             )
             return None if after is head.state else Change(after)
 

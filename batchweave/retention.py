@@ -11,12 +11,12 @@ Imports: standard library, errors, clock, paths, state, table, commit, checkpoin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchweave.checkpoints import listed
 from batchweave.clock import Clock
 from batchweave.commit import commit
-from batchweave.errors import InvalidInput, ObjectNotFound
+from batchweave.errors import InvalidInput, ObjectNotFound, StreamError
 from batchweave.ledger import Ledger
 from batchweave.paths import upload_version
 from batchweave.state import ReclaimState, StreamState, drop_checkpoint, reclaim
@@ -32,7 +32,8 @@ class Policy:
     """What to keep. Both limits hold; steps that a retained checkpoint needs are always kept.
 
     ``keep_checkpoints``: of each consumer, only so many of the checkpoints furthest ahead are
-    retained, the others are dropped; None drops none. ``keep_steps``: the newest steps are kept,
+    retained, and the one registered last, which a run that was rolled back goes on from; the others
+    are dropped; None drops none. ``keep_steps``: the newest steps are kept,
     whatever the checkpoints say. A stream without any checkpoint keeps everything.
     """
 
@@ -53,7 +54,9 @@ class Policy:
             return ()
         found: list[str] = []
         for consumer in sorted({one.consumer for one in state.checkpoints.values()}):
-            found += [one.id for one in listed(state, consumer)[: -self.keep_checkpoints]]
+            own = [one.id for one in listed(state, consumer)]
+            latest = max(reversed(own), key=lambda name: state.checkpoints[name].version)
+            found += [name for name in own[: -self.keep_checkpoints] if name != latest]
         return tuple(found)
 
     def watermark(self, state: StreamState) -> int:
@@ -117,6 +120,16 @@ class Retention:
             StreamCorrupted: the ledger or the table contradicts itself; nothing was removed.
         """
         check_grace(grace_s)
+        sweep = Sweep(self._table, self._clock, grace_s=grace_s)
+        try:
+            report = self._reclaimed(policy, dry_run)
+        except StreamError:
+            if not dry_run:
+                sweep.run()  # what stands in the way of a reclaim is none for orphans
+            raise
+        return replace(report, swept=sweep.run(dry_run=dry_run))
+
+    def _reclaimed(self, policy: Policy, dry_run: bool) -> ReclaimReport:
         head = self._table.head()
         before = head.state
         dropped = policy.dropped(before)
@@ -142,7 +155,6 @@ class Retention:
             self._progress(at - before.watermark, target - before.watermark)
             if at < stop:
                 break  # a checkpoint came in between
-        sweep = Sweep(self._table, self._clock, grace_s=grace_s)
         return ReclaimReport(
             stream=self._table.name,
             dry_run=dry_run,
@@ -154,7 +166,6 @@ class Retention:
             retained_checkpoints=tuple(
                 one.id for one in listed(head.state) if one.id not in dropped
             ),
-            swept=sweep.run(dry_run=dry_run),
         )
 
     def _commit(self, head: Head, entries: list[BatchEntry], stop: int, policy: Policy) -> Head:

@@ -68,11 +68,15 @@ class ProducerState:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointState:
-    """A registered model checkpoint: the first step that it has not consumed."""
+    """A registered model checkpoint: the first step that it has not consumed.
+
+    ``version`` is the table version of its registration: the order of registrations.
+    """
 
     next_step: int
     consumer: str = "default"
     registered_at_ms: int = 0
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +224,12 @@ def seal(state: StreamState) -> StreamState:
 
 
 def register_checkpoint(
-    state: StreamState, checkpoint_id: str, next_step: SupportsIndex, consumer: str, now_ms: int
+    state: StreamState,
+    checkpoint_id: str,
+    next_step: SupportsIndex,
+    consumer: str,
+    now_ms: int,
+    version: int,
 ) -> StreamState:
     """Record a checkpoint; the same state where it stands already.
 
@@ -252,7 +261,7 @@ def register_checkpoint(
             f"checkpoint {checkpoint_id!r} would need step {step}: "
             f"steps below {state.watermark} are reclaimed"
         )
-    added = CheckpointState(step, consumer, now_ms)
+    added = CheckpointState(step, consumer, now_ms, version)
     return replace(state, checkpoints={**state.checkpoints, checkpoint_id: added})
 
 

@@ -197,13 +197,15 @@ class Stream:
     def ledger(self) -> Ledger | None:
         """One row for each batch that was reclaimed; None before the first reclaim."""
         table = self._ledger_table(False)
-        return None if table is None else Ledger(table, self.name, self._clock)
+        return (
+            None if table is None else Ledger(table, self.name, self._clock, owner=self._table.id)
+        )
 
     def _make_ledger(self) -> Ledger:
         table = self._ledger_table(True)
         if table is None:
             raise StreamError(f"{self.name} was not opened through a catalog: it has no ledger")
-        return Ledger(table, self.name, self._clock)
+        return Ledger(table, self.name, self._clock, owner=self._table.id)
 
     def sql(self, query: str) -> Any:
         """Ask the stream's history with DuckDB; returns a relation.

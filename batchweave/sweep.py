@@ -152,28 +152,21 @@ class Sweep:
     def _spared(self, head: Head) -> tuple[int, set[int]]:
         """The version from which on, and the names by which, files are spared.
 
-        Any head that holds the horizon does, as long as both are the same head's.
+        Where metadata was cleaned up meanwhile this goes on with a newer head: what an older one
+        named is spared as well. Names are kept as hashes: should two be equal, a file is kept.
         """
+        bound, named, at = sweepable_below(head.state), _positions(head.state), 0
         while True:
+            state = head.state
             try:
-                return sweepable_below(head.state), self._named(head)
+                for entry in self._table.entries(head, max(at, state.watermark), state.next_step):
+                    named.update(hash(part.path) for part in entry.parts)
+                    at = entry.step + 1
+                return bound, named
             except (ObjectNotFound, FileNotFoundError):
                 head = newer_head(self._table, head)
-
-    def _named(self, head: Head) -> set[int]:
-        """Hashes of all paths that the head names: should two be equal, a file is kept."""
-        state = head.state
-        named = {
-            hash(part.path)
-            for entry in self._table.entries(head, state.watermark, state.next_step)
-            for part in entry.parts
-        }
-        for producer in state.producers.values():
-            if producer.position is not None:
-                value = json.loads(producer.position)
-                if "object" in value:
-                    named.add(hash(value["object"]))
-        return named
+                bound = min(bound, sweepable_below(head.state))
+                named |= _positions(head.state)
 
     def _own_files(self) -> Iterator[tuple[int, ObjectInfo]]:
         """Every file of ours with the version of its upload: all in one listing, page by page."""
@@ -183,7 +176,12 @@ class Sweep:
                 yield version, info
 
     def _delete(self, doomed: list[ObjectInfo]) -> None:
+        """Delete files that were listed before a look that shows the table to be the same still.
+
+        After a drop the folder may be a namesake's, whose files are named like ours.
+        """
         began_s = self._clock.monotonic_s()
+        self._table.head()
         self._table.objects.delete([info.path for info in doomed])
         if self._deletes_per_s is not None:
             took_s = self._clock.monotonic_s() - began_s
@@ -213,6 +211,13 @@ class Sweep:
                 run = []
         if run:
             yield run
+
+
+def _positions(state: StreamState) -> set[int]:
+    """Hashes of the paths of the positions that are objects."""
+    texts = (one.position for one in state.producers.values() if one.position is not None)
+    values = (json.loads(text) for text in texts)
+    return {hash(value["object"]) for value in values if "object" in value}
 
 
 def store_now_ms(objects: Objects) -> int:

@@ -125,6 +125,11 @@ class Table(Protocol):
         ...
 
     @property
+    def id(self) -> str:
+        """The table's own identity, which a namesake made after a drop does not share."""
+        ...
+
+    @property
     def schema(self) -> pa.Schema:
         """The schema that the stream's creator declared."""
         ...

@@ -58,6 +58,7 @@ from batchweave.columns import schema_from_text
 from batchweave.errors import (
     ObjectExists,
     ObjectNotFound,
+    StepsPinned,
     StoreDenied,
     StoreError,
     StoreUnavailable,
@@ -114,6 +115,10 @@ class DeltaTable:
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def id(self) -> str:
+        return self._table_id
 
     @property
     def schema(self) -> pa.Schema:
@@ -223,7 +228,7 @@ class DeltaTable:
             return Unknown(error)
         data = entry_bytes(
             [
-                self._commit_info(change),
+                self._commit_info(change, removes=bool(removes)),
                 *domain_actions(changed, dropped),
                 *removes,
                 *add_actions(change.added),
@@ -261,14 +266,20 @@ class DeltaTable:
 
         Raises:
             ObjectNotFound: what the base names was cleaned up.
+            StepsPinned: another program made the table append-only.
         """
         before, after = base.state.watermark, change.state.watermark
         if after <= before:
             return []
+        if base.detail.configuration.get("delta.appendOnly", "").lower() == "true":
+            raise StepsPinned(
+                f"nothing of {self._name} can be reclaimed: another program has set "
+                "delta.appendOnly, which forbids to remove rows"
+            )
         gone = self._batches(base.detail, before, after)
         return remove_actions(gone, self._clock.now_ms())
 
-    def _commit_info(self, change: Change) -> dict[str, Any]:
+    def _commit_info(self, change: Change, *, removes: bool) -> dict[str, Any]:
         notes = dict(change.summary)
         if change.added:
             notes |= {
@@ -276,7 +287,7 @@ class DeltaTable:
                 "last-step": str(change.added[-1].step),
                 "producer": change.added[0].producer,
             }
-        operation = "WRITE" if change.added else "SET STATE"
+        operation = "WRITE" if change.added else "DELETE" if removes else "SET STATE"
         now_ms, token = self._clock.now_ms(), self._clock.token()
         return commit_info(self._table_id, token, now_ms, operation, notes)
 

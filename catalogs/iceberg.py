@@ -41,6 +41,7 @@ from batchweave.clock import Clock, SystemClock
 from batchweave.columns import schema_from_text
 from batchweave.errors import (
     BatchWeaveError,
+    ObjectNotFound,
     StoreDenied,
     StoreError,
     StreamCorrupted,
@@ -108,6 +109,10 @@ class IcebergTable:
         return self._name
 
     @property
+    def id(self) -> str:
+        return str(self._uuid)
+
+    @property
     def schema(self) -> pa.Schema:
         return self._schema
 
@@ -134,6 +139,12 @@ class IcebergTable:
         return self._head(Detail(handle))
 
     def entries(self, head: Head, start: int, stop: int) -> Iterator[BatchEntry]:
+        try:
+            yield from self._entries(head, start, stop)
+        except FileNotFoundError as error:
+            raise ObjectNotFound(f"metadata of {self._name} was cleaned up: {error}") from error
+
+    def _entries(self, head: Head, start: int, stop: int) -> Iterator[BatchEntry]:
         expected = start
         for batch in self._batches.read(self._manifest_list(head), start, stop):
             if batch.step != expected:

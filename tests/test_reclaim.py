@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from batchweave.ledger import Ledger, verify_rows
 from batchweave.objects import ObjectInfo
 from batchweave.paths import CLOCK, POSITIONS, data_path, upload_version
 from batchweave.retention import STEPS_PER_COMMIT
+from batchweave.sweep import Sweep
+from batchweave.table import Head
 from batchweave.testing import check_stream, fingerprint, fingerprint_of_rows
 from batchweave.testing.engines import DELTA_ENGINES, ICEBERG_ENGINES, store_properties
 from tests.servers.catalogs import DELTA, ICEBERG, KINDS
@@ -404,3 +407,93 @@ def test_limits_that_make_no_sense_are_refused(stream: bw.Stream, options: Any) 
     with pytest.raises(bw.InvalidInput):
         stream.reclaim(**options)
     assert stream.head().watermark == 0
+
+
+def test_a_sweep_stops_before_the_files_of_a_namesake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = catalog_at(tmp_path)
+    old = published({"type": "object-store", "warehouse": str(tmp_path)})
+    listed = Sweep._orphans
+
+    def overtaken(self: Sweep, head: Head) -> Iterator[ObjectInfo]:
+        found = iter(list(listed(self, head)))
+        catalog.drop_stream("demo.tokens")
+        published({"type": "object-store", "warehouse": str(tmp_path)}, 3)
+        yield from found
+        for _, info in self._own_files():
+            yield info
+
+    monkeypatch.setattr(Sweep, "_orphans", overtaken)
+    with pytest.raises(bw.StreamNotFound, match="dropped and created again"):
+        old.sweep(grace_s=0)
+    assert numbers(catalog.load_stream("demo.tokens")) == [0, 1, 2]
+
+
+def test_a_ledger_that_a_dropped_stream_left_behind_is_not_its_namesakes(tmp_path: Path) -> None:
+    catalog = catalog_at(tmp_path)
+    old = published({"type": "object-store", "warehouse": str(tmp_path)}, 8)
+    old.checkpoints.register("a", next_step=8)
+    old.reclaim(grace_s=0)
+    catalog.tables.drop(("demo", "tokens"))  # as a drop that died before the ledger's turn
+    new = published({"type": "object-store", "warehouse": str(tmp_path)}, 4)
+    assert new.ledger is None
+    new.checkpoints.register("a", next_step=4)
+    new.reclaim(grace_s=0)
+    rows = list(ledger_of(new).read())
+    assert [row.step for row in rows] == [0, 1, 2, 3]
+    assert verify_rows(rows).chain == new.head().chain
+
+
+def test_the_checkpoint_that_a_rolled_back_run_registered_last_is_retained(
+    stream: bw.Stream,
+) -> None:
+    for step in (10, 15, 20):
+        stream.checkpoints.register(f"step-{step}", next_step=step)
+    stream.checkpoints.register("retry-12", next_step=12)
+    report = stream.reclaim(keep_checkpoints=2, grace_s=0)
+    assert report.dropped_checkpoints == ("step-10",)
+    assert report.watermark == 12
+
+
+def test_what_stands_in_the_way_of_a_reclaim_is_none_for_orphans(stream: bw.Stream) -> None:
+    stream.checkpoints.register("a", next_step=20)
+    handle = stream.table.head().detail.handle
+    current = handle.metadata.current_snapshot().snapshot_id
+    handle.manage_snapshots().create_tag(current, "audit").commit()
+    orphan = data_path(0, "p", 9, 9, 0, "0" * 32)
+    stream.table.objects.create(orphan, b"of a crashed producer")
+    with pytest.raises(bw.StepsPinned):
+        stream.reclaim(grace_s=0)
+    assert orphan not in {info.path for info in stream.table.objects.list()}
+
+
+def test_an_append_only_delta_table_is_not_reclaimed(tmp_path: Path) -> None:
+    stream = published({"type": "delta", "warehouse": str(tmp_path)})
+    stream.checkpoints.register("a", next_step=20)
+    log = tmp_path / "demo" / "tokens" / "_delta_log"
+    entries = sorted(log.glob("*.json"))
+    lines = entries[0].read_text().splitlines()
+    (metadata,) = [one for line in lines if "metaData" in (one := json.loads(line))]
+    metadata["metaData"]["configuration"]["delta.appendOnly"] = "true"
+    number = int(entries[-1].stem) + 1
+    (log / f"{number:020d}.json").write_text(json.dumps(metadata))
+    with pytest.raises(bw.StepsPinned, match="appendOnly"):
+        stream.reclaim(grace_s=0)
+    assert numbers(stream) == list(range(24))
+
+
+def test_a_stream_that_moves_takes_its_ledger_along(tmp_path: Path) -> None:
+    old = published({"type": "object-store", "warehouse": str(tmp_path / "w")})
+    old.checkpoints.register("a", next_step=20)
+    old.reclaim(grace_s=0)
+    catalog = bw.load_catalog(
+        "sql", type="sql", uri=f"sqlite:///{tmp_path}/c.db", warehouse=str(tmp_path / "sql")
+    )
+    new = catalog.register_stream("lake.tokens", str(tmp_path / "w" / "demo" / "tokens"))
+    assert [row.step for row in ledger_of(new).read()] == list(range(20))
+    new.checkpoints.drop("a")
+    new.checkpoints.register("b", next_step=24)
+    assert new.reclaim(grace_s=0).watermark == 24
+    rows = list(ledger_of(new).read())
+    assert verify_rows(rows).chain == new.head().chain

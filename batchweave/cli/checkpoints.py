@@ -108,7 +108,7 @@ def _find(stream: bw.Stream, checkpoint_id: str) -> bw.Checkpoint:
         return stream.checkpoints.get(checkpoint_id)
     except CheckpointNotFound as error:
         known = [one.id for one in stream.checkpoints.list()]
-        close = difflib.get_close_matches(checkpoint_id, known, n=3, cutoff=0.8)
+        close = difflib.get_close_matches(checkpoint_id, known, n=3, cutoff=0.85)
         if close:
             error.add_note(f"did you mean {' or '.join(close)}?")
         raise

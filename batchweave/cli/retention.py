@@ -31,7 +31,7 @@ LOOK_S = 0.2
 """How soon `maintain` sees in its pause that it is to end."""
 
 FOR_GOOD = "It cannot be undone."
-LOOKING = ("looking what may go", "looking what may go")
+LOOKING = ("looking for what may go", "looking for what may go")
 RECLAIMING = ("reclaiming", "deleting files")
 DELETING = ("deleting files", "deleting files")
 Advance = Callable[[int, int], None]

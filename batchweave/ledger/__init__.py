@@ -14,7 +14,7 @@ Imports: standard library, pyarrow, errors, clock, mesh, objects, state, table, 
 commit, session, reader, checkpoints.
 """
 
-from batchweave.ledger.records import PRODUCER, SUFFIX, Ledger
+from batchweave.ledger.records import PRODUCER, SUFFIX, Ledger, is_left_over
 from batchweave.ledger.rows import MESH, SCHEMA, LedgerRow, Place, next_record, verify_rows
 from batchweave.ledger.sources import batch_sources
 
@@ -27,6 +27,7 @@ __all__ = [
     "LedgerRow",
     "Place",
     "batch_sources",
+    "is_left_over",
     "next_record",
     "verify_rows",
 ]

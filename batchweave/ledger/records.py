@@ -38,16 +38,28 @@ R = TypeVar("R")
 class Ledger:
     """The ledger of one stream, over its own table."""
 
-    def __init__(self, table: Table, of: str, clock: Clock, *, threads: int = READ_THREADS) -> None:
-        """``of`` is the stream's name; ``threads`` read footers and rows, 0 is the caller's own."""
+    def __init__(
+        self,
+        table: Table,
+        of: str,
+        clock: Clock,
+        *,
+        owner: str = "",
+        threads: int = READ_THREADS,
+    ) -> None:
+        """``of`` is the stream's name, ``owner`` its table's identity: rows are under that alone.
+
+        ``threads`` read footers and rows; 0 is the caller's own.
+        """
         self.table = table
         self._of = of
+        self._producer = _producer(owner)
         self._clock = clock
         self._threads = threads
 
     def place(self) -> Place:
         """How far the rows go that are durable."""
-        known = self.table.head().state.producers.get(PRODUCER)
+        known = self.table.head().state.producers.get(self._producer)
         return Place.from_position(position_from_text(known.position) if known else None)
 
     # -- writing ---------------------------------------------------------------------------
@@ -67,7 +79,7 @@ class Ledger:
         if not self._missing(entries, self._retried(self.place)):
             return 0
         session = Session(
-            self.table, PRODUCER, clock=self._clock, position_bytes_inline_max=PLACE_BYTES_MAX
+            self.table, self._producer, clock=self._clock, position_bytes_inline_max=PLACE_BYTES_MAX
         )
         session.open()
         place = Place.from_position(session.position)
@@ -78,7 +90,9 @@ class Ledger:
                 self._publish(session, rows, place)
         except ObjectNotFound as error:
             now = self._retried(self.table.head).state
-            check_generation(now, PRODUCER, session.generation)  # who took over may have swept it
+            check_generation(
+                now, self._producer, session.generation
+            )  # who took over may have swept it
             raise StreamCorrupted(
                 f"a file of {self._of} that the table names is gone: {error}"
             ) from error
@@ -180,6 +194,15 @@ class Ledger:
             f"recording batches of {self._of} in {self.table.name}: the store failed for "
             f"{self._clock.monotonic_s() - began_s:.1f} s and last said: {cause}"
         ) from cause
+
+
+def is_left_over(ledger: Table, owner: str) -> bool:
+    """Whether a ledger is that of a dropped stream of the same name, and not the owner's."""
+    return any(name != _producer(owner) for name in ledger.head().state.producers)
+
+
+def _producer(owner: str) -> str:
+    return f"{PRODUCER}-{owner}" if owner else PRODUCER
 
 
 def _row(

@@ -102,6 +102,10 @@ class WrappedTable:
         return self.inner.name
 
     @property
+    def id(self) -> str:
+        return self.inner.id
+
+    @property
     def schema(self) -> pa.Schema:
         return self.inner.schema
 

@@ -30,7 +30,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 HOST = "127.0.0.1"
 REGION = "us-east-1"
 ROOT = Path(__file__).resolve().parents[2]
-READY_S = 60.0
+READY_S = 180.0
 LOG_LINES = 60
 OPEN_BUCKET = "open-to-all"
 """The one bucket that anybody may use without signing, once a test has made it."""

@@ -179,6 +179,10 @@ class ObservedTable:
         return self.inner.name
 
     @property
+    def id(self) -> str:
+        return self.inner.id
+
+    @property
     def schema(self) -> pa.Schema:
         return self.inner.schema
 

@@ -95,6 +95,10 @@ class RegisterTable:
         return self._name
 
     @property
+    def id(self) -> str:
+        return self._name
+
+    @property
     def schema(self) -> pa.Schema:
         return self._schema
 
