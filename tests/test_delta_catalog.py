@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 import batchweave as bw
+from batchweave.catalogs import delta_log, versions
 from batchweave.catalogs.delta_catalog import DeltaCatalog
 from batchweave.catalogs.delta_checkpoint import LOG
 from batchweave.catalogs.delta_schema import file_schema, table_schema
@@ -190,6 +191,44 @@ def test_a_table_of_the_other_format_under_the_name_is_refused(tmp_path: Path) -
     assert iceberg.list_streams() == ["demo.iceberg"]
 
 
+@pytest.mark.parametrize(("outer", "inner"), [("delta", "object-store"), ("object-store", "delta")])
+def test_nothing_is_created_around_a_table_of_the_other_format(
+    outer: str, inner: str, tmp_path: Path
+) -> None:
+    below = _create(bw.load_catalog("inner", type=inner, warehouse=str(tmp_path)), "demo.x.below")
+    with below.producer("p", QUICK) as producer:
+        publish_numbers(producer, 0, 3)
+    catalog = bw.load_catalog("outer", type=outer, warehouse=str(tmp_path))
+    with pytest.raises(bw.StreamExists, match=r"demo\.x is a namespace, below in it is a table"):
+        _create(catalog, "demo.x")
+    assert numbers(below) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["delta", "object-store"])
+def test_dropping_spares_a_table_of_either_format_inside_of_the_folder(
+    kind: str, tmp_path: Path
+) -> None:
+    """As one comes there that was created at the same time, or by another program."""
+    catalog = bw.load_catalog("outer", type=kind, warehouse=str(tmp_path))
+    with _create(catalog).producer("p", QUICK) as producer:
+        publish_numbers(producer, 0, 3)
+    folder = tmp_path / "demo" / "tokens"
+    theirs = [
+        "delta/_delta_log/00000000000000000000.json",
+        "delta/data/v000000000001/p.parquet",
+        "iceberg/metadata/v1.metadata.json",
+        "iceberg/data/v000000000001/p.parquet",
+        "sql-1a/metadata/00000-1a.metadata.json",
+        "sql-1a/data/p.parquet",
+    ]
+    for path in theirs:
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).write_text("of somebody else")
+    catalog.drop_stream(NAME)
+    left = [one for one in folder.rglob("*") if one.is_file()]
+    assert sorted(str(one.relative_to(folder)) for one in left) == sorted(theirs)
+
+
 def test_a_newer_format_is_told_from_a_foreign_table(tmp_path: Path) -> None:
     catalog = bw.load_catalog("local", type="delta", warehouse=str(tmp_path))
     _create(catalog)
@@ -249,6 +288,28 @@ def test_a_stream_created_while_its_namesake_is_dropped_keeps_its_files() -> Non
     world.catalog.drop_stream(NAME)
     assert numbers(other.load_stream(NAME)) == [7]
     assert all("new" in one.path for one in world.objects.inner.list(f"{FOLDER}/data"))
+
+
+def test_upkeep_of_a_dropped_table_spares_its_namesakes_checkpoint_and_entries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(versions, "VERSIONS_KEPT", 4)
+    monkeypatch.setattr(delta_log, "LINKS_PER_CHECKPOINT_MIN", 1000)
+    world = World.make()
+    sleeper = world.writer("old")
+    for _ in range(12):
+        head = sleeper.commit()
+    world.catalog.drop_stream(NAME)
+    _create(world.catalog)
+    live = world.writer("new")
+    while (now := live.commit()).version < head.version:
+        if now.version == head.version - 6:
+            live.table._upkeep.write_checkpoint(now.detail)
+    live.table._upkeep.write_checkpoint(now.detail)
+    files = {one.path: one.e_tag for one in world.objects.inner.list(f"{FOLDER}/{LOG}")}
+    monkeypatch.setattr(delta_log, "LINKS_PER_CHECKPOINT_MIN", 1)
+    sleeper.table._upkeep.run(head.detail)
+    assert {one.path: one.e_tag for one in world.objects.inner.list(f"{FOLDER}/{LOG}")} == files
 
 
 def test_the_repr_shows_no_credentials() -> None:

@@ -17,6 +17,7 @@ import pytest
 from pyiceberg.exceptions import CommitFailedException, ForbiddenError
 
 import batchweave as bw
+from batchweave.catalogs import registration
 from batchweave.catalogs.iceberg_catalog import IcebergCatalog
 from batchweave.catalogs.moves import moved_to
 from batchweave.catalogs.object_store import ObjectStoreCatalog
@@ -342,6 +343,110 @@ def test_a_refusal_lets_the_old_writers_go_on(
         catalog.register_stream(NAME, str(folder))
     assert numbers(fill(old_catalog(folder).load_stream(NAME), 5)) == [*range(10)]
     assert catalog.list_streams() == []
+
+
+# -- several adopters at once ------------------------------------------------------------------
+
+
+def sql_catalog(home: Path, name: str) -> bw.Catalog:
+    uri = f"sqlite:///{home}/{name}.db"
+    return bw.load_catalog(name, type="sql", uri=uri, warehouse=str(home))
+
+
+@pytest.mark.parametrize("take_over", [False, True])
+def test_of_two_adopters_at_once_one_has_the_stream(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take_over: bool
+) -> None:
+    first, second = sql_catalog(tmp_path, "first"), sql_catalog(tmp_path, "second")
+    if take_over:
+        sql_catalog(tmp_path, "third").register_stream(NAME, str(folder))
+    mark = registration._Source.mark
+
+    def overtaken(source: Any, place: Any) -> None:
+        monkeypatch.setattr(registration._Source, "mark", mark)
+        second.register_stream(NAME, str(folder), take_over=take_over)
+        mark(source, place)
+
+    monkeypatch.setattr(registration._Source, "mark", overtaken)
+    with pytest.raises(bw.StreamMoved, match=r"second\.db"):
+        first.register_stream(NAME, str(folder), take_over=take_over)
+    assert first.list_streams() == []
+    assert numbers(fill(second.load_stream(NAME), 5)) == [*range(10)]
+
+
+def refuse(*arguments: Any) -> None:
+    raise ForbiddenError("no right")
+
+
+def test_a_refused_adopter_leaves_the_mark_of_another(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = sql_catalog(tmp_path, "first"), sql_catalog(tmp_path, "second")
+
+    def taken_over(*arguments: Any) -> None:
+        second.register_stream(NAME, str(folder), take_over=True)
+        refuse()
+
+    monkeypatch.setattr(pyiceberg_of(first), "register_table", taken_over)
+    with pytest.raises(bw.StoreDenied, match="stays marked as moved"):
+        first.register_stream(NAME, str(folder))
+    with pytest.raises(bw.StreamMoved, match=r"second\.db"):
+        old_catalog(folder).load_stream(NAME)
+    assert numbers(fill(second.load_stream(NAME), 5)) == [*range(10)]
+
+
+def test_a_refused_adopter_leaves_the_mark_that_another_of_the_same_place_relies_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, other = sql_catalog(tmp_path, "same"), sql_catalog(tmp_path, "same")
+    monkeypatch.setattr(pyiceberg_of(refused), "register_table", refuse)
+    register = pyiceberg_of(other).register_table
+
+    def late(*arguments: Any) -> Any:
+        with pytest.raises(bw.StoreDenied):
+            refused.register_stream(NAME, str(folder))
+        return register(*arguments)
+
+    monkeypatch.setattr(pyiceberg_of(other), "register_table", late)
+    assert numbers(other.register_stream(NAME, str(folder))) == [*range(5)]
+    with pytest.raises(bw.StreamMoved):
+        old_catalog(folder).load_stream(NAME)
+
+
+def test_a_refusal_that_cannot_be_looked_into_leaves_the_writers_stopped(
+    folder: Path, catalog: bw.Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = pyiceberg_of(catalog)
+
+    def refused_then_gone(*arguments: Any) -> None:
+        patch.setattr(raw, "load_table", gone)
+        refuse()
+
+    def gone(*arguments: Any) -> None:
+        raise ConnectionResetError("reset by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(raw, "register_table", refused_then_gone)
+        with pytest.raises(bw.StoreUnavailable, match="the same call again goes on"):
+            catalog.register_stream(NAME, str(folder))
+    with pytest.raises(bw.StreamMoved):
+        old_catalog(folder).load_stream(NAME)
+    assert numbers(catalog.register_stream(NAME, str(folder))) == [*range(5)]
+
+
+def test_what_a_catalog_says_of_a_registration_shows_no_statement_and_no_password(
+    folder: Path, properties: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = bw.load_catalog("new", **properties, token="hunter2")
+
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("the database is locked, hunter2\n[SQL: INSERT INTO iceberg_tables]")
+
+    monkeypatch.setattr(pyiceberg_of(catalog), "register_table", fail)
+    with pytest.raises(bw.StoreUnavailable, match="the database is locked") as told:
+        catalog.register_stream(NAME, str(folder))
+    assert "INSERT" not in str(told.value)
+    assert "hunter2" not in str(told.value)
 
 
 # -- bad input ---------------------------------------------------------------------------------

@@ -120,7 +120,6 @@ def test_a_world_size_that_does_not_fit_says_which_do() -> None:
         ({"environment": {"RANK": "0"}}, "WORLD_SIZE"),
         ({"environment": {"RANK": "a", "WORLD_SIZE": "2"}}, "'a'"),
     ],
-    ids=str,
 )
 def test_half_a_placement_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(bw.InvalidInput, match=said):
