@@ -139,10 +139,11 @@ class Catalog:
             StoreUnavailable: whether it was registered is not known: call it again.
         """
         parts = check_stream_name(name)
+        table = self.tables.register(parts, location, take_over=take_over)
         ledger = location.rstrip("/") + LEDGER_SUFFIX
         with contextlib.suppress(StreamNotFound, StreamExists):  # there is one after a reclaim
             self.tables.register(_ledger_name(parts), ledger, take_over=take_over)
-        return self._stream(parts, self.tables.register(parts, location, take_over=take_over))
+        return self._stream(parts, table)
 
     def drop_stream(self, name: str) -> None:
         """Remove a stream with all of its data, its ledger included.
