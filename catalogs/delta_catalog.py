@@ -24,7 +24,7 @@ from batchweave.catalogs.delta_checkpoint import LOG, checkpoint_path
 from batchweave.catalogs.delta_log import DeltaLog
 from batchweave.catalogs.delta_snapshot import Snapshot, is_stream
 from batchweave.catalogs.delta_upkeep import HINT
-from batchweave.catalogs.folders import check_own_folder, holds_iceberg
+from batchweave.catalogs.folders import DEPTH_MAX, check_own_folder, holds_iceberg, table_below
 from batchweave.catalogs.versions import Memory
 from batchweave.clock import Clock, SystemClock
 from batchweave.conditional_writes import check_conditional_writes
@@ -43,12 +43,18 @@ from batchweave.objects import Objects, join, open_objects
 from batchweave.state import PREFIX
 from batchweave.table import COMMIT_COLUMNS
 
-DEPTH_MAX = 16
 IMMUTABLE = tuple(PREFIX + name for name in ("format-version", "mesh", "schema"))
 """State that never changes stands in the table's configuration, where engines show it."""
 
 CONFIGURATION = {"delta.enableExpiredLogCleanup": "false"}
 _ALLOWED = ("delta.deletedFileRetentionDuration", "delta.logRetentionDuration")
+_OWN = re.compile(
+    r"_delta_log/.*"
+    r"|data/(?:(?:positions/)?v\d+|maintenance)/.*"
+    r"|(?:_change_data/)?(?:[^/=]+=[^/]*/)*[^/]+\.(?:parquet|bin)"
+)
+"""What a stream or an engine writes into a table's folder, and no table that lies inside of it."""
+
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,127}")
 
 
@@ -140,7 +146,8 @@ class DeltaCatalog:
     def drop(self, name: tuple[str, ...]) -> None:
         """Remove a stream: its entries first, oldest first, then what was there before that.
 
-        Its name may be taken again at once, so nothing is deleted that came after.
+        Its name may be taken again at once, so nothing is deleted that came after; nor is anything
+        of a table that lies inside of the folder.
         """
         dotted = ".".join(name)
         log = self._log(name)
@@ -157,7 +164,8 @@ class DeltaCatalog:
         others = [
             info.path
             for info in log.objects.list()
-            if log.versions.layout.number(info.path) is None or not info.path.startswith(LOG)
+            if _OWN.fullmatch(info.path)
+            and (log.versions.layout.number(info.path) is None or not info.path.startswith(LOG))
         ]
         log.objects.delete([HINT])
         log.versions.delete_all()
@@ -182,8 +190,11 @@ class DeltaCatalog:
                 raise InvalidName(
                     f"{'.'.join(name[:depth])} is a table: nothing can be created below it"
                 )
-        if self._tables(name):
-            raise StreamExists(f"{dotted} is a namespace: choose another name")
+        below = table_below(self._log(name).objects)
+        if below is not None:
+            raise StreamExists(
+                f"{dotted} is a namespace, {below} in it is a table: choose another name"
+            )
 
     def _is_delta(self, name: tuple[str, ...]) -> bool:
         return self._log(name).versions.newest() is not None

@@ -56,7 +56,15 @@ LINKS_PER_CHECKPOINT_MIN = 64
 LINKS_PER_CHECKPOINT_SHARE = 64
 GROUPS_CACHED = 8
 
-LAYOUT = Layout(LOG, re.compile(r"(\d{20})\.json"), "{:020d}.json".format)
+
+def _owner(data: bytes) -> str | None:
+    try:
+        return parse_entry(0, data, "").table_id
+    except StreamCorrupted:
+        return None
+
+
+LAYOUT = Layout(LOG, re.compile(r"(\d{20})\.json"), "{:020d}.json".format, _owner)
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
@@ -148,7 +156,7 @@ class DeltaLog:
         folder = self.folder()
         if not folder.entries:
             raise StreamNotFound(f"there is no table {self._name!r}")
-        return folder
+        return replace(folder, entries=self.versions.without_strays(folder.entries))
 
     def _read_on(self, folder: Folder) -> Snapshot | None:
         """Read on the best checkpoint; one that a dropped namesake left behind is none."""
@@ -159,9 +167,25 @@ class DeltaLog:
             if entries is None:
                 return None
             ids = {entry.table_id for entry in entries if entry.table_id is not None}
+            owners = ids | {anchor.table_id} if anchor else ids
+            cut = self._without_stray(folder) if len(owners) > 1 else None
+            if cut is not None:
+                folder = cut
+                continue
             if anchor is None or not ids or anchor.table_id in ids:
                 return self._put_together(anchor, entries)
             left.add(anchor.version)
+
+    def _without_stray(self, folder: Folder) -> Folder | None:
+        """The same without the newest entry, where that is of another table than the one before.
+
+        No table's entry comes after another's: a writer of a dropped namesake left it.
+        """
+        newest = max(folder.entries)
+        if newest - 1 not in folder.entries or not self.versions.differ(newest - 1, newest):
+            return None
+        entries = {number: one for number, one in folder.entries.items() if number != newest}
+        return replace(folder, entries=entries)
 
     def _choose(self, folder: Folder, left: set[int]) -> Checkpoint | None:
         """The newest checkpoint of ours that has all entries after it, else another program's."""
@@ -277,9 +301,9 @@ class DeltaLog:
     def _other_table(self, known: Snapshot, number: int) -> Snapshot:
         """An entry of a namesake: the table was created again, or a late writer of the old one."""
         now = self.open()
-        if now.table_id == known.table_id:
+        if now.table_id == known.table_id and now.version >= number:
             raise self._namesakes(number)
-        return now
+        return known if now.digest == known.digest else now
 
     def _namesakes(self, number: int) -> StoreUnavailable:
         return StoreUnavailable(

@@ -68,7 +68,10 @@ class Upkeep:
         due = links_per_checkpoint(snapshot.files)
         if found is None or snapshot.version - found.version >= due:
             self.write_checkpoint(snapshot)
-        self._doomed = deque(_removable(self._log.folder(), snapshot.version))
+        folder = self._log.folder()
+        # Looked at after the listing: so what was listed is not a namesake's.
+        genuine = self._is_genuine(snapshot)
+        self._doomed = deque(_removable(folder, snapshot.version) if genuine else ())
 
     def write_checkpoint(self, snapshot: Snapshot) -> None:
         """Write the checkpoint of a version that is known to be genuine."""
@@ -85,15 +88,22 @@ class Upkeep:
         except ObjectExists:
             if self._is_of(snapshot, path):
                 return  # another process, or another program, was faster
+            if not self._is_genuine(snapshot):
+                return  # dropped meanwhile, and what is there is its namesake's
             objects.overwrite(path, written.data)  # left behind by a dropped namesake
-        if not self._log.versions.is_genuine(self._log.base(snapshot)):
-            objects.delete([path])  # dropped meanwhile: its namesake must not find it
+        if not self._is_genuine(snapshot):
+            if self._is_of(snapshot, path):
+                objects.delete([path])  # dropped meanwhile: its namesake must not find it
             return
         objects.overwrite(HINT, _hint(snapshot.version, written))
         info = objects.head(path)
         self._log.anchor_at(open_checkpoint(objects, snapshot.version, info.size, info.e_tag))
 
+    def _is_genuine(self, snapshot: Snapshot) -> bool:
+        return self._log.versions.is_genuine(self._log.base(snapshot))
+
     def _is_of(self, snapshot: Snapshot, path: str) -> bool:
+        """Whether the checkpoint there is of the snapshot's table, and not of a namesake."""
         info = self._log.objects.head(path)
         found = open_checkpoint(self._log.objects, snapshot.version, info.size, info.e_tag)
         return found.table_id == snapshot.table_id

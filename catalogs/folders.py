@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 
 from batchweave.errors import InvalidSettings
-from batchweave.objects import Objects, split_uri
+from batchweave.objects import Objects, join, split_uri
 
 DELTA_LOG = "_delta_log"
 ICEBERG_METADATA = "metadata"
+DEPTH_MAX = 16
+"""Folders inside of folders that are looked at."""
 
 _DELTA = re.compile(r"\d{20}\.(?:json|checkpoint\..*)")
 _ICEBERG = re.compile(r"(?:v\d+|\d+-.+)\.metadata\.json")
@@ -25,6 +27,21 @@ def holds_delta(objects: Objects) -> bool:
 def holds_iceberg(objects: Objects) -> bool:
     """Whether a folder is an Iceberg table's."""
     return _holds(objects, ICEBERG_METADATA, _ICEBERG)
+
+
+def table_below(objects: Objects) -> str | None:
+    """The folder of a table of either format that lies inside of a folder; None if none does."""
+    waiting = [("", 0)]
+    while waiting:
+        parent, depth = waiting.pop()
+        for name in objects.children(parent)[0]:
+            path = join(parent, name) if parent else name
+            inner = objects.within(path)
+            if holds_delta(inner) or holds_iceberg(inner):
+                return path
+            if depth < DEPTH_MAX:
+                waiting.append((path, depth + 1))
+    return None
 
 
 def _holds(objects: Objects, folder: str, pattern: re.Pattern[str]) -> bool:

@@ -81,7 +81,11 @@ class IcebergCatalog:
         taken = StreamExists(f"{'.'.join(name)} exists already: load it, or choose another name")
         try:
             handle = self.catalog.create_table(
-                name, schema, partition_spec=spec, properties={**properties, CREATION: token}
+                name,
+                schema,
+                location=self._own_location(name, token),
+                partition_spec=spec,
+                properties={**properties, CREATION: token},
             )
         except NamespaceAlreadyExistsError:
             raise StreamExists(f"{'.'.join(name)} is a namespace: choose another name") from None
@@ -95,6 +99,21 @@ class IcebergCatalog:
         if handle.properties.get(CREATION) != token:
             raise taken
         return handle
+
+    def _own_location(self, name: tuple[str, ...], token: str) -> str | None:
+        """A folder that no other table has or ever had; None where it is not ours to choose.
+
+        pyiceberg's default is the name below the warehouse, which a namesake in another catalog
+        on the same warehouse shares, and each would clean up the other's files.
+        """
+        catalog = self.catalog
+        if isinstance(catalog, ObjectStoreCatalog) or not isinstance(catalog, MetastoreCatalog):
+            return None  # the folder is the name, or the server chooses
+        managed = getattr(catalog, "_is_s3tables_database", None)  # Glue's, for Amazon S3 Tables
+        if managed is not None and managed(name[0]):
+            return None
+        default = catalog._resolve_table_location(None, ".".join(name[:-1]), name[-1])
+        return f"{default.rstrip('/')}-{token}"
 
     def _made(self, name: tuple[str, ...]) -> IcebergHandle | None:
         with contextlib.suppress(Exception):

@@ -34,15 +34,17 @@ class Place:
     """Where a stream is registered: a catalog, as all who use it configure it, and a name.
 
     ``catalog`` is for people: what it is called differs from one configuration to the next.
+    ``token`` is of the call that wrote the mark: only that call may take it back.
     """
 
     catalog: str = field(compare=False)
     uri: str
     warehouse: str
     stream: str
+    token: str = field(default="", compare=False)
 
     @classmethod
-    def of(cls, catalog: Catalog, name: tuple[str, ...]) -> Place:
+    def of(cls, catalog: Catalog, name: tuple[str, ...], token: str = "") -> Place:
         """The place of ``name`` in a catalog, without any credentials."""
         properties = catalog.properties
         return cls(
@@ -50,6 +52,7 @@ class Place:
             uri=_without_credentials(str(properties.get("uri", ""))),
             warehouse=str(properties.get("warehouse", "")).rstrip("/"),
             stream=".".join(name),
+            token=token,
         )
 
     @classmethod

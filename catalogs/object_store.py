@@ -40,7 +40,7 @@ from pyiceberg.view import View
 
 from batchweave.catalogs import store_io
 from batchweave.catalogs.files import ObjectsFileIO
-from batchweave.catalogs.folders import holds_delta
+from batchweave.catalogs.folders import holds_delta, table_below
 from batchweave.catalogs.moves import check_here
 from batchweave.catalogs.versions import Base, Found, Layout, Memory, Versions
 from batchweave.errors import (
@@ -57,11 +57,19 @@ METADATA = "metadata"
 HINT = f"{METADATA}/version-hint.text"
 NAMESPACE = "namespace.json"
 _VERSION = re.compile(r"v(\d+)\.metadata\.json")
-_NESTED = re.compile(r"(.+)/(?:namespace\.json|metadata/v\d+\.metadata\.json)")
+_NESTED = re.compile(
+    r"(.+)/(?:namespace\.json|metadata/(?:v\d+|\d+-[^/]+)\.metadata\.json|_delta_log/[^/]+)"
+)
 STORE_PREFIXES = ("s3.", "client.", "gcs.", "adls.", "hdfs.", "py-io-impl")
 """Properties that say where the store is and who asks: the catalog's, never a table's."""
 
-LAYOUT = Layout(METADATA, _VERSION, "v{}.metadata.json".format)
+
+def _owner(data: bytes) -> str | None:
+    found = json.loads(data).get("table-uuid")
+    return None if found is None else str(found)
+
+
+LAYOUT = Layout(METADATA, _VERSION, "v{}.metadata.json".format, _owner)
 
 
 def version_path(number: int) -> str:
@@ -118,7 +126,7 @@ class ObjectStoreCatalog(MetastoreCatalog):
             TableAlreadyExistsError: the name is taken.
             NamespaceAlreadyExistsError: the name is a namespace's.
             NoSuchNamespaceError: the namespace was not created.
-            StreamExists: a Delta table has the folder.
+            StreamExists: a Delta table has the folder, or a table lies inside of it.
         """
         folder = self._folder(identifier)
         namespace = self.namespace_from(identifier)
@@ -132,6 +140,12 @@ class ObjectStoreCatalog(MetastoreCatalog):
         if holds_delta(objects):
             raise StreamExists(
                 f"{_dotted(identifier)} exists already as a Delta table: choose another name"
+            )
+        below = table_below(objects)
+        if below is not None:
+            raise StreamExists(
+                f"{_dotted(identifier)} is a namespace, {below} in it is a table: choose another "
+                "name"
             )
         if location is not None and location.rstrip("/") != objects.uri:
             raise InvalidSettings(
@@ -167,8 +181,11 @@ class ObjectStoreCatalog(MetastoreCatalog):
             NoSuchTableError: the folder holds no metadata version.
             StreamMoved: another catalog has the table now.
         """
+        return self._load(identifier, None)
+
+    def _load(self, identifier: str | Identifier, owner: str | None) -> Table:
         objects = self.objects.within(self._folder(identifier))
-        found = self._versions(objects).read_newest()
+        found = self._versions(objects).read_newest(owner)
         if found is None and holds_delta(objects):
             raise NoSuchIcebergTableError(
                 f"{_dotted(identifier)} is a Delta table: open its catalog with type='delta'"
@@ -194,7 +211,7 @@ class ObjectStoreCatalog(MetastoreCatalog):
         number = version_of(table.metadata_location)
         if self._versions(objects).looks_idle(number):
             return table
-        return self.load_table(table.name())
+        return self._load(table.name(), str(table.metadata.table_uuid))
 
     def commit_table(
         self,
@@ -388,16 +405,8 @@ class ObjectStoreCatalog(MetastoreCatalog):
 
     def _check_base(self, objects: Objects, base: Table, number: int) -> None:
         """After version ``number`` was created: it counts only if its base is still there."""
-
-        def judge(data: bytes) -> Found:
-            found = _read(data)
-            if found.table_uuid != base.metadata.table_uuid:
-                return Found.GONE
-            return Found.GENUINE if found == base.metadata else Found.DOUBTFUL
-
-        owner = str(base.metadata.table_uuid)
         try:
-            counts = self._versions(objects).counts(number, Base(number - 1, owner, judge))
+            counts = self._versions(objects).counts(number, _base(base))
         except StoreError as error:
             raise CommitStateUnknownException(str(error)) from error
         if not counts:
@@ -436,6 +445,18 @@ class ObjectStoreCatalog(MetastoreCatalog):
 
     def __repr__(self) -> str:
         return f"ObjectStoreCatalog({self.name!r}, warehouse={self.objects.uri!r})"
+
+
+def _base(table: Table) -> Base:
+    """The version that a commit is made on."""
+
+    def judge(data: bytes) -> Found:
+        found = _read(data)
+        if found.table_uuid != table.metadata.table_uuid:
+            return Found.GONE
+        return Found.GENUINE if found == table.metadata else Found.DOUBTFUL
+
+    return Base(version_of(table.metadata_location), str(table.metadata.table_uuid), judge)
 
 
 def _own_files(paths: Iterable[str]) -> list[str]:

@@ -5,14 +5,18 @@
 3. The version that carries the mark is registered under the new name.
 
 A crash between 2 and 3 leaves a stream that nobody can write; the same call again goes on from
-there. A registration that was definitely refused takes the mark back. One whose outcome is not
-known leaves it: the request may still land.
-Imports: the core, catalogs.moves, object_store, iceberg, pyiceberg.
+there. A registration that was definitely refused takes its own mark back, and nobody else's. One
+whose outcome is not known leaves it: the request may still land.
+
+Adopters may come at the same time. A mark is set only over none, over one of the same place, or
+over the one that the caller was shown and takes over; whoever finds another one in the commit
+itself has lost. A mark of the same place is written again with the token of the later call, which
+may rely on it: the earlier call, if it is refused, then leaves it.
+Imports: the core, catalogs.failures, moves, object_store, iceberg, pyiceberg.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable
 from typing import TypeAlias
@@ -37,6 +41,12 @@ from pyiceberg.table.update import (
     TableUpdate,
 )
 
+from batchweave.catalogs.failures import (
+    as_store_error,
+    first_line,
+    is_refusal,
+    without_secrets,
+)
 from batchweave.catalogs.folders import check_own_folder
 from batchweave.catalogs.iceberg import IcebergTable
 from batchweave.catalogs.moves import MOVED_TO, Place, moved_to
@@ -44,8 +54,8 @@ from batchweave.catalogs.object_store import METADATA, NAMESPACE, ObjectStoreCat
 from batchweave.clock import Clock, SystemClock
 from batchweave.commit import commit
 from batchweave.errors import (
+    BatchWeaveError,
     InvalidSettings,
-    StoreDenied,
     StoreUnavailable,
     StreamExists,
     StreamMoved,
@@ -108,8 +118,9 @@ def adopt(
     objects = open_objects(location, catalog.properties)
     if split_uri(objects.uri)[0] == "memory":
         raise InvalidSettings(f"{objects.uri} is this process's own: no catalog can hold it")
-    source = _open_source(catalog, objects, clock or SystemClock())
-    place = Place.of(catalog, name)
+    clock = clock or SystemClock()
+    source = _open_source(catalog, objects, clock)
+    place = Place.of(catalog, name, clock.token())
     known = _registered(catalog, name)
     if known is not None:
         if known.metadata.table_uuid == source.uuid and source.place == place:
@@ -135,7 +146,7 @@ def own_folder(
     if source.place is not None and not take_over:
         raise _elsewhere(location, source.place)
     if source.place is not None:
-        source.unmark()
+        source.take_back()
 
 
 class _Marking(IcebergTable):
@@ -160,6 +171,9 @@ class _Source:
         self.uuid = handle.metadata.table_uuid
         self.place = moved_to(handle.metadata)
         self.location = handle.metadata_location
+        self.is_free = self.place is None
+        self._overridden: Place | None = None
+        self._stopped_by_us = False
 
     @property
     def objects(self) -> Objects:
@@ -168,6 +182,8 @@ class _Source:
 
     def check_movable(self, place: Place, take_over: bool) -> None:
         """Refuse what another place has, or has had, unless the caller knows better."""
+        if take_over:
+            self._overridden = self.place
         if take_over or self.place is None:
             return
         if self.place != place:
@@ -179,20 +195,66 @@ class _Source:
             )
 
     def mark(self, place: Place) -> None:
-        """Commit that the stream has moved; from then on nobody writes through the folder."""
-        self._commit(place)
+        """Commit that the stream has moved; from then on nobody writes through the folder.
 
-    def unmark(self) -> None:
-        """Commit that it has not."""
-        self._commit(None)
+        Raises:
+            StreamMoved: another place has it meanwhile.
+        """
+        replaced: list[Place | None] = []
 
-    def _commit(self, place: Place | None) -> None:
         def plan(head: Head) -> Change | None:
-            return None if moved_to(head.detail.metadata) == place else Change(head.state)
+            found = moved_to(head.detail.metadata)
+            if found is not None and found.token == place.token:
+                return None  # an earlier try of this very call
+            if found is not None and found not in (place, self._overridden):
+                raise _elsewhere(self.objects.uri, found)
+            replaced.append(found)
+            return Change(head.state)
 
+        self._commit(place, plan)
+        self.place = place
+        self._stopped_by_us = replaced[-1] != place
+
+    def unmark(self) -> bool:
+        """Commit that it has not moved after all, if the mark is of this call alone.
+
+        Another call may rely on a mark of the same place that was there before, or came since.
+        Returns whether the folder's writers can go on.
+        """
+        mine = self.place
+
+        def plan(head: Head) -> Change | None:
+            found = moved_to(head.detail.metadata)
+            theirs = found is None or mine is None or found.token != mine.token
+            return None if theirs else Change(head.state)
+
+        if self._stopped_by_us:
+            self._commit(None, plan)
+        return self.is_free
+
+    def take_back(self) -> None:
+        """Commit that the stream is the folder's own again: the mark that was shown goes.
+
+        Raises:
+            StreamMoved: another place has it meanwhile.
+        """
+        shown = self.place
+
+        def plan(head: Head) -> Change | None:
+            found = moved_to(head.detail.metadata)
+            if found is None:
+                return None
+            if found != shown:
+                raise _elsewhere(self.objects.uri, found)
+            return Change(head.state)
+
+        self._commit(None, plan)
+
+    def _commit(self, place: Place | None, plan: Callable[[Head], Change | None]) -> None:
         self._table.place = place
         head = commit(self._table, plan, clock=self._clock, what="marking as moved")
         self.location = head.detail.handle.metadata_location
+        self.is_free = moved_to(head.detail.metadata) is None
 
 
 def _open_source(
@@ -262,22 +324,42 @@ def _registered(catalog: Catalog, name: tuple[str, ...]) -> IcebergHandle | None
 
 def _register(catalog: Catalog, name: tuple[str, ...], source: _Source) -> IcebergHandle:
     dotted = ".".join(name)
+    unknown = (
+        f"whether {dotted} was registered is not known. The folder's writers are stopped; the "
+        "same call again goes on from here"
+    )
     try:
         return catalog.register_table(name, source.location)
     except _REFUSALS as error:
-        known = None
-        with contextlib.suppress(Exception):
+        try:
             known = _registered(catalog, name)
+        except Exception as unseen:
+            raise _unavailable(unseen, unknown, catalog) from unseen
         if known is not None and known.metadata.table_uuid == source.uuid:
             return known  # an answer was lost and the request repeated
-        source.unmark()
-        if isinstance(error, TableAlreadyExistsError):
-            raise StreamExists(f"{dotted} exists already: choose another name") from error
-        if isinstance(error, (ForbiddenError, UnauthorizedError, AuthorizationExpiredError)):
-            raise StoreDenied(f"the catalog refused to register {dotted}: {error}") from error
-        raise InvalidSettings(f"this catalog cannot register a table: {error}") from error
+        raise _refused(catalog, dotted, error, freed=source.unmark()) from error
     except Exception as error:
-        raise StoreUnavailable(
-            f"whether {dotted} was registered is not known: {error}. The folder's writers are "
-            "stopped; the same call again goes on from here"
-        ) from error
+        raise _unavailable(error, unknown, catalog) from error
+
+
+def _refused(catalog: Catalog, dotted: str, error: Exception, *, freed: bool) -> BatchWeaveError:
+    stays = (
+        ""
+        if freed
+        else (
+            ". The folder stays marked as moved, for another call may rely on that; take_over in "
+            "its own catalog takes the mark back"
+        )
+    )
+    if isinstance(error, TableAlreadyExistsError):
+        return StreamExists(f"{dotted} exists already: choose another name{stays}")
+    if is_refusal(error):
+        return as_store_error(error, f"{dotted} could not be registered{stays}", catalog.properties)
+    said = without_secrets(first_line(error), catalog.properties)
+    return InvalidSettings(f"this catalog cannot register a table: {said}{stays}")
+
+
+def _unavailable(error: Exception, what: str, catalog: Catalog) -> StoreUnavailable:
+    """Whatever went wrong: the outcome is not known, whether the catalog refused or was lost."""
+    said = without_secrets(first_line(error), catalog.properties)
+    return StoreUnavailable(f"{what}: {said}")

@@ -4,9 +4,14 @@ That is the whole compare-and-swap under Iceberg's metadata versions (`object_st
 Delta's log entries (`delta_log`). What stands in a version is the caller's.
 
 **Finding the newest.** Opening lists the folder and takes the largest number: live versions are
-never cleaned up, so nothing stale can be larger. Following probes the next number, one small
-request; now and then it lists instead, as a version whose successors were cleaned away has nothing
-right behind it either.
+never cleaned up, so nothing stale of the same table can be larger. Following probes the next
+number, one small request; now and then it lists instead, as a version whose successors were cleaned
+away has nothing right behind it either.
+
+**Strays.** A writer of a dropped table that is killed before it takes its version back may leave
+one above those of its namesake. Cleaning leaves the last versions without a gap: so a largest
+number with none right below it, of another table than those below, is a stray and passed over. A
+writer that comes to its number, with the version before it of its own table, deletes it.
 
 **Stale writers.** Old versions are deleted oldest first, each deletion acknowledged before the
 next. A writer that slept at N may then find N + 1 free although it existed once. So whoever creates
@@ -28,11 +33,15 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
-from batchweave.errors import ObjectNotFound
+from batchweave.errors import ObjectExists, ObjectNotFound, StoreError
 from batchweave.objects import Buffer, Objects
+
+T = TypeVar("T")
 
 VERSIONS_KEPT = 64
 """Versions that a slow reader can still rely on; cleaning leaves at least these."""
@@ -57,6 +66,8 @@ class Layout:
     folder: str
     pattern: re.Pattern[str]
     name: Callable[[int], str]
+    owner: Callable[[bytes], str | None] = lambda _: None
+    """The table that a version's content says it is of; None where it does not say."""
 
     def path(self, number: int) -> str:
         """Where version ``number`` lies below the table's folder."""
@@ -131,24 +142,56 @@ class Versions:
         return {number: e_tag for number, e_tag in numbered if number is not None}
 
     def newest(self) -> int | None:
-        """The largest number there is; None where there is no version."""
-        return max(self.listed(), default=None)
+        """The largest number there is, but for strays; None where there is no version."""
+        return max(self.without_strays(self.listed()), default=None)
 
     def get(self, number: int) -> tuple[Buffer, str]:
         """One version's bytes and tag. Raises `ObjectNotFound`."""
         return self.objects.get(self.layout.path(number))
 
-    def read_newest(self) -> tuple[int, Buffer, str] | None:
-        """Number, bytes and tag of the newest version; None where there is none."""
-        while listed := self.listed():
+    def read_newest(self, owner: str | None = None) -> tuple[int, Buffer, str] | None:
+        """Number, bytes and tag of the newest version; None where there is none.
+
+        With ``owner``, the table that the caller knows, the version before is asked only where the
+        newest one is of another table; else always.
+        """
+        while listed := self.without_strays(self.listed()):
             number = max(listed)
             try:
                 data, e_tag = self.get(number)
             except ObjectNotFound:
                 continue  # dropped, or cleaned while we looked: look again
-            if self.is_the_listed(number, e_tag, listed[number]):
-                return number, data, e_tag
+            if not self.is_the_listed(number, e_tag, listed[number]):
+                continue
+            asked = owner is None or self.layout.owner(bytes(data)) != owner
+            if asked and number - 1 in listed and self.differ(number - 1, number):
+                number -= 1  # nothing of one table follows another's: a stray
+                with suppress(ObjectNotFound):
+                    return number, *self.get(number)
+                continue
+            return number, data, e_tag
         return None
+
+    def without_strays(self, listed: dict[int, T]) -> dict[int, T]:
+        """What was listed, without the largest numbers that a dropped table's writers left."""
+        numbers = sorted(listed)
+        while len(numbers) > 1 and self._is_stray(numbers):
+            numbers.pop()
+        return {number: listed[number] for number in numbers}
+
+    def _is_stray(self, numbers: list[int]) -> bool:
+        """Whether the last of the numbers is of another table than the run of versions below it.
+
+        A run begins with the table or has neighbours: one number alone may itself be a stray.
+        """
+        below, top = numbers[-2:]
+        is_run = below <= 1 or (len(numbers) > 2 and numbers[-3] == below - 1)
+        return top != below + 1 and is_run and self.differ(below, top)
+
+    def differ(self, below: int, top: int) -> bool:
+        """Whether two versions are there, and say that they are of two tables."""
+        owners = self._owner(below), self._owner(top)
+        return None not in owners and owners[0] != owners[1]
 
     def is_the_listed(self, number: int, found: str, listed: str) -> bool:
         """Whether the version that was read is the one that was listed as the newest.
@@ -178,11 +221,36 @@ class Versions:
     def create(self, number: int, data: bytes) -> str:
         """Write a version where none is and return its tag; `counts` tells whether it counts.
 
+        Where a stray has the number it goes, and the caller, who lost, finds the number free.
+
         Raises:
             ObjectExists: another writer has the number, or an earlier try of this very call.
             StoreUnavailable: the store did not say.
         """
-        return self.objects.create(self.layout.path(number), data)
+        try:
+            return self.objects.create(self.layout.path(number), data)
+        except ObjectExists:
+            with suppress(StoreError):  # who comes next tries it too
+                self._clear_stray(number, self.layout.owner(data))
+            raise
+
+    def _clear_stray(self, number: int, owner: str | None) -> None:
+        """Delete what has a number if it is another table's, and our own version is before it.
+
+        A namesake's version of that number would have the namesake's before it, for the newest
+        versions are never cleaned: so ours there, and nothing above, says that it is a stray.
+        Looked at in this order, as a namesake's versions come only after ours have gone.
+        """
+        if owner is None or self._owner(number) in (None, owner):
+            return
+        if self._owner(number - 1) == owner and max(self.listed(), default=-1) == number:
+            self.delete([number])
+
+    def _owner(self, number: int) -> str | None:
+        """The table that a version says it is of; None where it is not there, or does not say."""
+        with suppress(ObjectNotFound):
+            return self.layout.owner(bytes(self.get(number)[0]))
+        return None
 
     def counts(self, number: int, base: Base) -> bool:
         """After version ``number`` was created on ``base``: whether the base is still there.
@@ -190,7 +258,7 @@ class Versions:
         If not, the outcome is unknown. Raises `StoreError` where the store does not say.
         """
         found = self._now(base)
-        if found is Found.GONE and self.newest() == number:
+        if found is Found.GONE and max(self.listed(), default=None) == number:
             # Cleaning never reaches the newest versions: the table was dropped under us, and may
             # have been created again. Ours must not become the head of its namesake.
             self.delete([number])

@@ -290,6 +290,30 @@ def test_a_stream_created_while_its_namesake_is_dropped_keeps_its_files() -> Non
     assert all("new" in one.path for one in world.objects.inner.list(f"{FOLDER}/data"))
 
 
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_an_entry_that_a_killed_writer_of_a_dropped_stream_left_is_passed_over(ahead: int) -> None:
+    world = World.make()
+    old = world.writer("old")
+    for _ in range(3 + ahead):
+        number = old.commit().version
+    path = f"{FOLDER}/{LOG}/{number:020d}.json"
+    left = bytes(world.objects.inner.get(path)[0])
+    world.catalog.drop_stream(NAME)
+    _create(world.catalog)
+    live, follower = world.writer("new"), world.table()
+    known = follower.head()
+    while (head := live.commit()).version < number - ahead:
+        pass
+    world.objects.inner.create(path, left)
+    while True:
+        known = follower.head(known)
+        assert known.state == world.table().head().state == head.state
+        if head.version > number + 1:
+            break
+        head = live.commit()
+    assert set(head.state.producers) == {"new"}
+
+
 def test_upkeep_of_a_dropped_table_spares_its_namesakes_checkpoint_and_entries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -509,6 +509,56 @@ def test_a_writer_of_a_dropped_table_does_not_take_over_its_namesake(
     assert "v" not in catalog.load_table(NAME).properties
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 4])
+def test_a_version_that_a_killed_writer_of_a_dropped_table_left_is_passed_over(
+    catalog: ObjectStoreCatalog, ahead: int
+) -> None:
+    """Seen by who opens, who follows and who commits, also when they come to its number."""
+    path = f"{FOLDER}/{version_path(3 + ahead)}"
+    _committed(catalog, 2 + ahead)
+    left = bytes(catalog.objects.get(path)[0])
+    catalog.drop_table(NAME)
+    catalog.create_table(NAME, SCHEMA)
+    table = _committed(catalog, 1)
+    known = table
+    catalog.objects.create(path, left)
+    for number in range(ahead + 4):
+        for one in (catalog, _other(catalog)):
+            found = one.load_table(NAME).metadata
+            assert (found.table_uuid, found.properties) == (
+                table.metadata.table_uuid,
+                table.metadata.properties,
+            )
+        known = catalog.refresh_table(known)
+        assert known.metadata == table.metadata
+        try:
+            table = _commit(catalog, table, f"new {number}")
+        except CommitFailedException:
+            table = catalog.refresh_table(table)
+            table = _commit(catalog, table, f"new {number}")
+    assert _versions(catalog.objects) == [*range(1, ahead + 7)]
+
+
+def test_a_sleeper_of_a_dropped_table_deletes_no_version_of_its_namesake(
+    catalog: ObjectStoreCatalog,
+) -> None:
+    sleeper = _other(catalog)
+    old = _committed(sleeper, 3)
+    catalog.drop_table(NAME)
+    catalog.create_table(NAME, SCHEMA)
+    _committed(catalog, 6)
+    with pytest.raises(CommitFailedException):
+        _commit(sleeper, old, "old")
+    assert _versions(catalog.objects) == [*range(1, 8)]
+
+
+def test_a_gap_within_one_table_hides_nothing(catalog: ObjectStoreCatalog) -> None:
+    """As a folder has it from which a file was lost: its newest version stays the head."""
+    table = _committed(catalog, 5)
+    catalog.objects.delete([f"{FOLDER}/{version_path(5)}"])
+    assert _other(catalog).load_table(NAME).metadata == table.metadata
+
+
 def test_upkeep_of_a_dropped_table_spares_its_namesake(catalog: ObjectStoreCatalog) -> None:
     sleeper = _other(catalog)
     old = _committed(sleeper, 90)
