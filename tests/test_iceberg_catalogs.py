@@ -177,7 +177,7 @@ def test_rivals_lose_no_batch(place: Place) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in OTHERS if kind != "rest"])
 def test_of_many_creators_of_one_name_one_wins(place: Place) -> None:
-    """Not on SeaweedFS's REST server, which looks and creates in two steps: see test_conformance."""
+    """SeaweedFS's REST server looks and creates in two steps: see tests/test_conformance.py."""
     found = _together(4, lambda number: place.make())
     won = [one for one in found if isinstance(one, bw.Stream)]
     lost = [one for one in found if isinstance(one, StreamExists)]
