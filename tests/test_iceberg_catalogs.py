@@ -508,7 +508,7 @@ def test_a_glue_table_that_is_not_iceberg_is_no_stream(
     catalog_properties: Properties, tmp_path: Path, glue: GlueServer
 ) -> None:
     place = _place("glue", catalog_properties, tmp_path)
-    client = glue.client()
+    client = glue.client(place.properties["glue.region"])
     client.create_database(DatabaseInput={"Name": place.namespace})
     client.create_table(
         DatabaseName=place.namespace, TableInput={"Name": "tokens", "Parameters": {"a": "b"}}

@@ -112,12 +112,12 @@ def rest_properties(
 def glue_properties(
     server: GlueServer, s3: S3Server, *, endpoint: str | None = None
 ) -> dict[str, str]:
-    """The Glue catalog, with a new bucket; its databases are shared by all who use the server."""
+    """The Glue catalog of a region of one's own, which is one's own databases; and a new bucket."""
     return {
         **s3.properties(s3.bucket()),
         "type": "glue",
         "glue.endpoint": endpoint or server.endpoint,
-        "glue.region": REGION,
+        "glue.region": f"test-{secrets.token_hex(6)}",
         "glue.access-key-id": server.access_key,
         "glue.secret-access-key": server.secret_key,
     }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -43,14 +44,14 @@ class GlueServer:
         self._process = process
         self._log = log
 
-    def client(self) -> Any:
-        """A boto3 Glue client."""
+    def client(self, region: str = REGION) -> Any:
+        """A boto3 Glue client; each region has databases of its own."""
         return boto3.client(
             "glue",
             endpoint_url=self.endpoint,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
-            region_name=REGION,
+            region_name=region,
             config=Config(connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 1}),
         )
 
@@ -98,6 +99,7 @@ def start(deadline_s: float = READY_S) -> GlueServer:
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
+            env={**os.environ, "MOTO_ALLOW_NONEXISTENT_REGION": "true"},  # each test's own region
             start_new_session=True,
         )
     server = GlueServer(process, port, folder / "log.txt")
