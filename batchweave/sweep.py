@@ -36,6 +36,7 @@ from batchweave.commit import commit
 from batchweave.errors import InvalidSettings, ObjectNotFound
 from batchweave.objects import ObjectInfo, Objects
 from batchweave.paths import CLOCK, DATA, POSITIONS, folder_version, upload_version
+from batchweave.runs import runs
 from batchweave.side_objects import encode_text
 from batchweave.state import StreamState, advance_horizon, age_reclaims, sweepable_below
 from batchweave.table import Change, Head, Table, newer_head
@@ -99,7 +100,7 @@ class Sweep:
             head = commit(self._table, plan, clock=self._clock, what="moving the horizon")
             self._table.tidy(head)
         files = size = 0
-        for doomed in self._runs(self._orphans(head)):
+        for doomed in runs(self._orphans(head), DELETES_PER_REQUEST):
             if not dry_run:
                 self._delete(doomed)
             files += len(doomed)
@@ -201,16 +202,6 @@ class Sweep:
                 if path is not None and version is not None and version < horizon:
                     with contextlib.suppress(OSError):
                         os.rmdir(path)
-
-    def _runs(self, items: Iterator[ObjectInfo]) -> Iterator[list[ObjectInfo]]:
-        run: list[ObjectInfo] = []
-        for item in items:
-            run.append(item)
-            if len(run) == DELETES_PER_REQUEST:
-                yield run
-                run = []
-        if run:
-            yield run
 
 
 def _positions(state: StreamState) -> set[int]:

@@ -19,6 +19,7 @@ import batchweave as bw
 from batchweave.catalogs.failures import as_store_error, is_refusal, without_secrets
 from batchweave.catalogs.iceberg import IcebergTable
 from batchweave.catalogs.opening import open_pyiceberg
+from batchweave.demo.object_server import free_ports
 from batchweave.errors import (
     BatchWeaveError,
     InvalidSettings,
@@ -32,7 +33,7 @@ from tests.servers.catalogs import glue_properties, rest_properties, table_bucke
 from tests.servers.glue import GlueServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import Proxy
-from tests.servers.seaweed import HOST, REGION, S3Server, free_ports
+from tests.servers.seaweed import HOST, REGION, S3Server
 from tests.servers.tokens import ExpiringTokens
 from tests.streams import QUICK, TOKENS, numbers, publish_numbers
 from tests.writer import Writer

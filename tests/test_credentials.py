@@ -15,11 +15,12 @@ from pyiceberg.catalog import load_catalog as load_pyiceberg_catalog
 import batchweave as bw
 from batchweave.aws_credentials import Credentials, find_credentials
 from batchweave.catalogs.store_io import IMPLEMENTATION
+from batchweave.demo.object_server import free_ports
 from batchweave.objects import open_objects
 from batchweave.s3_store import signed_properties, storage_options
 from tests.servers.certificates import make_certificates
 from tests.servers.proxy import Proxy
-from tests.servers.seaweed import REGION, Keys, S3Server, free_ports
+from tests.servers.seaweed import REGION, Keys, S3Server
 from tests.streams import QUICK, TOKENS, numbers, publish_numbers
 
 LIFE_S = 4.0

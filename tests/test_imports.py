@@ -32,6 +32,7 @@ CORE = [
     "objects",
     "conditional_writes",
     "paths",
+    "runs",
     "side_objects",
     "state",
     "table",

@@ -12,11 +12,12 @@ import pytest
 from pyiceberg.catalog import load_catalog as load_pyiceberg_catalog
 
 import batchweave as bw
+from batchweave.demo.object_server import free_ports
 from batchweave.errors import ObjectExists, StoreUnavailable
 from batchweave.objects import Objects, open_objects
 from batchweave.sql.session import connect
 from tests.servers.proxy import Proxy
-from tests.servers.seaweed import S3Server, free_ports
+from tests.servers.seaweed import S3Server
 from tests.streams import QUICK, TOKENS, numbers, publish_numbers, tokens
 
 IMPLEMENTATION = "batchweave.catalogs.object_store.ObjectStoreCatalog"

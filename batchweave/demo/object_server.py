@@ -103,7 +103,7 @@ def serving(folder: Path, clock: Clock | None = None) -> Iterator[ObjectServer]:
     _write_identity(folder / "s3.json", server)
     with open(folder / "log.txt", "wb") as log:
         process = subprocess.Popen(
-            [*GUARD, str(program), *_arguments(folder, ports)],
+            [*GUARD, str(program), *server_arguments(folder, ports)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -188,7 +188,8 @@ def _write_identity(path: Path, server: ObjectServer) -> None:
     path.write_text(json.dumps({"identities": [identity]}))
 
 
-def _arguments(folder: Path, ports: dict[str, int]) -> list[str]:
+def server_arguments(folder: Path, ports: dict[str, int]) -> list[str]:
+    """What the program is told: all on loopback, data and identities (``s3.json``) in a folder."""
     data = folder / "data"
     data.mkdir()
     return [

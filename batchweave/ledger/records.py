@@ -20,6 +20,7 @@ from batchweave.ledger.rows import MESH, SCHEMA, LedgerRow, Place, from_arrow, t
 from batchweave.ledger.sources import batch_sources
 from batchweave.parquet import encode
 from batchweave.reader import fetch_slices
+from batchweave.runs import runs
 from batchweave.session import Session, Staged
 from batchweave.state import StreamState, check_generation, next_chain
 from batchweave.table import BatchEntry, Committed, Table, newer_head
@@ -85,7 +86,7 @@ class Ledger:
         place = Place.from_position(session.position)
         missing = self._missing(entries, place)
         try:
-            for rows in _runs(self._rows(table, state, missing, place), ROWS_PER_BATCH):
+            for rows in runs(self._rows(table, state, missing, place), ROWS_PER_BATCH):
                 place = Place(rows[-1].step + 1, rows[-1].chain, rows[-1].record)
                 self._publish(session, rows, place)
         except ObjectNotFound as error:
@@ -174,7 +175,7 @@ class Ledger:
             yield from map(work, items)
             return
         with ThreadPoolExecutor(self._threads, thread_name_prefix="batchweave-ledger") as pool:
-            for some in _runs(items, self._threads * 4):
+            for some in runs(items, self._threads * 4):
                 yield from pool.map(work, some)
 
     def _retried(self, operation: Callable[[], T]) -> T:
@@ -226,14 +227,3 @@ def _row(
         checkpoint=next(covering, None),
         chain=next_chain(chain, entry.step, digests),
     )
-
-
-def _runs(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    run: list[T] = []
-    for item in items:
-        run.append(item)
-        if len(run) == size:
-            yield run
-            run = []
-    if run:
-        yield run

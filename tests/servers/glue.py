@@ -28,21 +28,22 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.servers.seaweed import HOST, LOG_LINES, READY_S, REGION, ROOT, free_ports
+from batchweave.demo.object_server import free_ports
+from tests.servers.process import ServerProcess
+from tests.servers.seaweed import HOST, READY_S, REGION, ROOT
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-class GlueServer:
+class GlueServer(ServerProcess):
     """A running server: one Glue catalog, shared by all who ask it."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        super().__init__(process, log)
         self.port = port
         self.endpoint = f"http://{HOST}:{port}"
         self.access_key = "AKGLUE"
         self.secret_key = secrets.token_hex(16)  # moto asks for some and looks at none
-        self._process = process
-        self._log = log
 
     def client(self, region: str = REGION) -> Any:
         """A boto3 Glue client; each region has databases of its own."""
@@ -54,11 +55,6 @@ class GlueServer:
             region_name=region,
             config=Config(connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 1}),
         )
-
-    def log(self) -> str:
-        """The end of the server's log."""
-        text = self._log.read_text(errors="replace") if self._log.exists() else ""
-        return "\n".join(text.splitlines()[-LOG_LINES:])
 
     def wait(self, deadline_s: float) -> None:
         """Return when it answers; raise with the log if that takes too long."""
@@ -75,16 +71,6 @@ class GlueServer:
         log = self.log()
         self.stop()
         raise RuntimeError(f"moto's server is not ready; it last said: {said}\n{log}")
-
-    def stop(self) -> None:
-        """Stop the server."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 def start(deadline_s: float = READY_S) -> GlueServer:

@@ -25,21 +25,23 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from tests.servers.seaweed import HOST, LOG_LINES, READY_S, ROOT, free_ports
+from batchweave.demo.object_server import free_ports
+from tests.servers.process import ServerProcess
+from tests.servers.seaweed import HOST, READY_S, ROOT
 
 OWNER = "owner"
 UNPRIVILEGED = "nobody"
 
 
-class PostgresServer:
+class PostgresServer(ServerProcess):
     """A running server. Make a database of your own with `database`."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], port: int, password: str, folder: Path
     ) -> None:
+        super().__init__(process, folder / "log.txt")
         self.port = port
         self.password = password
-        self._process = process
         self._folder = folder
         self._numbers = itertools.count(1)
 
@@ -87,12 +89,6 @@ class PostgresServer:
             time.sleep(0.05)
         raise RuntimeError(f"{database} is still in use\n{self.log()}")
 
-    def log(self) -> str:
-        """The end of the server's log."""
-        path = self._folder / "log.txt"
-        text = path.read_text(errors="replace") if path.exists() else ""
-        return "\n".join(text.splitlines()[-LOG_LINES:])
-
     def wait(self, deadline_s: float) -> None:
         """Return when a query is answered; raise with the log if that takes too long."""
         until_s = time.monotonic() + deadline_s
@@ -110,18 +106,12 @@ class PostgresServer:
 
     def stop(self) -> None:
         """Stop the server and remove its data."""
-        assert self._process.stdin is not None
         with contextlib.suppress(OSError, ValueError, IndexError):
             lines = (self._folder / "data" / "postmaster.pid").read_text().splitlines()
             os.kill(int(lines[0]), signal.SIGINT)  # a fast shutdown, which leaves nothing behind
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(10)
-        self._process.stdin.close()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        super().stop()
 
     def _connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(

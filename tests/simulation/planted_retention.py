@@ -18,6 +18,7 @@ from batchweave.ledger import Ledger, Place, records
 from batchweave.objects import ObjectInfo
 from batchweave.reader.fetching import fetch_slices, to_batch
 from batchweave.retention import Policy, Retention
+from batchweave.runs import runs
 from batchweave.session import Session
 from batchweave.state import (
     ReclaimState,
@@ -25,7 +26,7 @@ from batchweave.state import (
     drop_checkpoint,
     register_checkpoint,
 )
-from batchweave.sweep import Sweep, SweepReport, store_now_ms
+from batchweave.sweep import DELETES_PER_REQUEST, Sweep, SweepReport, store_now_ms
 from batchweave.table import BatchEntry, Head, Table
 from tests.simulation import actors
 from tests.simulation.planting import ICEBERG, REGISTER, Bugs, swap
@@ -56,7 +57,7 @@ def deleted_before_the_horizon_is_committed(kind: str) -> Iterator[None]:
         head = self._table.head()
         now_ms = store_now_ms(self._table.objects)
         state = self._aged(head.state, self._horizon(head.version, now_ms), now_ms)
-        for doomed in self._runs(self._orphans(replace(head, state=state))):
+        for doomed in runs(self._orphans(replace(head, state=state)), DELETES_PER_REQUEST):
             self._delete(doomed)
         return whole(self, dry_run=dry_run)
 

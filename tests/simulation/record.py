@@ -6,20 +6,17 @@ The invariants see nothing else.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import pyarrow as pa
 from pyiceberg.exceptions import CommitStateUnknownException
 
 from batchweave.batch import Position
 from batchweave.errors import StoreError
 from batchweave.ledger import LedgerRow, Place
-from batchweave.mesh import Mesh
-from batchweave.objects import Objects
 from batchweave.retention import Policy
 from batchweave.state import StreamState
 from batchweave.table import BatchEntry, Change, Committed, Head, Outcome, Table, Unknown
+from batchweave.testing.faults import WrappedTable
 from tests.simulation.chronicle import Chronicle
 from tests.simulation.content import Item
 from tests.simulation.world import World
@@ -165,38 +162,14 @@ class Record:
     acknowledged_version: int = 0
 
 
-class ObservedTable:
+class ObservedTable(WrappedTable):
     """A table as one actor uses it; what it reads and writes goes to the record."""
 
     def __init__(self, table: Table, record: Record, actor: str, world: World) -> None:
-        self.inner = table
+        super().__init__(table)
         self._record = record
         self._actor = actor
         self._world = world
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def id(self) -> str:
-        return self.inner.id
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self.inner.schema
-
-    @property
-    def file_schema(self) -> pa.Schema:
-        return self.inner.file_schema
-
-    @property
-    def mesh(self) -> Mesh:
-        return self.inner.mesh
-
-    @property
-    def objects(self) -> Objects:
-        return self.inner.objects
 
     def head(self, known: Head | None = None) -> Head:
         floor = self._record.acknowledged_version
@@ -219,9 +192,6 @@ class ObservedTable:
             text = "".join(traceback.format_exception(outcome.cause))
             self._record.errors.append((self._actor, f"an unknown outcome without a cause: {text}"))
         return outcome
-
-    def entries(self, head: Head, start: int, stop: int) -> Iterator[BatchEntry]:
-        return self.inner.entries(head, start, stop)
 
     def tidy(self, head: Head) -> None:
         try:
