@@ -3,10 +3,11 @@
 A worker process cannot know what the trainer has received, and a DataLoader tells its dataset
 nothing in the process that trains. So this module stands in one place of torch: when an iterator
 is made over a `StreamDataset`, it is told, refuses what would break the order, and, where there are
-workers, becomes a subclass of its own class that counts what it hands out. Iterators over other
-datasets are left as they are. Subclasses of DataLoader, torchdata's ``StatefulDataLoader`` among
-them, are built on the same iterator and covered by this.
-Imports: standard library, torch, the core.
+workers, becomes a subclass of its own class that counts what it hands out and has it taken out of
+the workers' queue ahead of time. Iterators over other datasets are left as they are. Subclasses of
+DataLoader, torchdata's ``StatefulDataLoader`` among them, are built on the same iterator and
+covered by this.
+Imports: standard library, torch, the core, results_ahead, worker_lanes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch.utils.data import dataloader
 
 from batchweave.clock import Clock
+from batchweave.connectors.results_ahead import ResultsAhead
 from batchweave.connectors.worker_lanes import WorkerLanes
 from batchweave.errors import InvalidInput
 
@@ -75,6 +77,9 @@ class _Observed:
 
     _batchweave: Lanes
     _failure: BaseException | None = None
+    _ahead: ResultsAhead | None = None
+    _data_queue: Any
+    _worker_result_queue: Any
     _persistent_workers: bool
 
     def __next__(self) -> Any:
@@ -99,6 +104,8 @@ class _Observed:
 
     def _reset(self, *args: Any, **options: Any) -> None:
         self._failure = None
+        if self._data_queue is self._worker_result_queue:  # no thread takes and pins what comes
+            self._data_queue = self._ahead = ResultsAhead(self._worker_result_queue)
         self._batchweave.begin()
         super()._reset(*args, **options)  # type: ignore[misc]
 
@@ -108,7 +115,11 @@ class _Observed:
             return
         # A worker that waits for a step would be waited for, and then terminated.
         self._batchweave.lanes.end_iteration()
+        if self._ahead is not None:
+            self._ahead.stop()
         super()._shutdown_workers()  # type: ignore[misc]
+        if self._ahead is not None:
+            self._ahead.close()
         self._batchweave.lanes.close()
 
 

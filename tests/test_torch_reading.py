@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -213,6 +214,7 @@ def test_processes_killed_at_any_time_leave_a_cache_that_is_whole(tmp_path: Path
 
 def test_figures_say_what_reading_cost_and_are_metrics(tmp_path: Path) -> None:
     stream = numbered_stream(tmp_path, 5)
+    gc.collect()  # datasets of other tests, which would report under the same attributes
     exported = InMemoryMetricReader()
     metrics.set_meter_provider(MeterProvider(metric_readers=[exported]))
     dataset = StreamDataset(stream, rank=1, world_size=2)
