@@ -6,6 +6,7 @@ step, in one global order, exactly once; analysts query the same table with SQL.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from batchweave.batch import Batch
@@ -20,6 +21,7 @@ from batchweave.errors import (
     InvalidInput,
     InvalidMesh,
     InvalidName,
+    InvalidSample,
     InvalidSettings,
     NotAStream,
     NotCommitted,
@@ -29,6 +31,9 @@ from batchweave.errors import (
     ProducerClosed,
     ProducerError,
     SchemaMismatch,
+    SourceChanged,
+    SourceCorrupted,
+    SourceError,
     StepReclaimed,
     StepsPinned,
     StoreDenied,
@@ -61,19 +66,45 @@ def load_catalog(name: str = "default", **properties: str) -> Catalog:
     Properties given here win over ``~/.pyiceberg.yaml`` and ``PYICEBERG_CATALOG__…``. The embedded
     default needs no server: ``load_catalog("local", type="object-store", warehouse="./here")``.
 
+    With ``BATCHWEAVE_OPENLINEAGE=1`` in the environment, what is done to the catalog's streams is
+    told in OpenLineage events (see `batchweave.connectors.openlineage_events`).
+
     Raises:
         InvalidSettings: an unknown type, or a property missing.
     """
     # Here and not above: the formats take a second to import, and a reader of a class needs none.
     from batchweave.catalogs import open_tables
 
-    return Catalog(name, open_tables(name, properties), _query)
+    return Catalog(name, open_tables(name, properties), _DuckDB(), _opened)
 
 
-def _query(stream: Stream, sql: str) -> Any:
-    from batchweave.sql.session import query
+def _opened(stream: Stream) -> None:
+    if os.environ.get("BATCHWEAVE_OPENLINEAGE", "").lower() not in ("1", "true", "yes"):
+        return
+    try:
+        from batchweave.connectors.openlineage_events import shared
+    except ModuleNotFoundError as error:
+        raise InvalidSettings(f"BATCHWEAVE_OPENLINEAGE is set, and {error}") from error
+    shared().follow(stream)
 
-    return query(stream, sql)
+
+class _DuckDB:
+    """`batchweave.sql`, imported when it is first asked."""
+
+    def sql(self, stream: Stream, query: str, parameters: Any, at: Any) -> Any:
+        from batchweave.sql import session
+
+        return session.query(stream, query, parameters, at)
+
+    def audit(self, stream: Stream, **options: Any) -> Any:
+        from batchweave.sql import audit
+
+        return audit.audit(stream, **options)
+
+    def lineage(self, stream: Stream, at: Any) -> Any:
+        from batchweave.sql import lineage
+
+        return lineage.Lineage(stream, at=at)
 
 
 __all__ = [
@@ -91,6 +122,7 @@ __all__ = [
     "InvalidInput",
     "InvalidMesh",
     "InvalidName",
+    "InvalidSample",
     "InvalidSettings",
     "Mesh",
     "NotAStream",
@@ -109,6 +141,9 @@ __all__ = [
     "Receipt",
     "SchemaMismatch",
     "Share",
+    "SourceChanged",
+    "SourceCorrupted",
+    "SourceError",
     "StepReclaimed",
     "StepsPinned",
     "StoreDenied",

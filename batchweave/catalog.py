@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
-from batchweave.columns import schema_to_text, storage_schema
+from batchweave.columns import check_lineage_columns, schema_to_text, storage_schema
 from batchweave.errors import (
     InvalidMesh,
     InvalidName,
@@ -28,7 +28,7 @@ from batchweave.ledger import SUFFIX as LEDGER_SUFFIX
 from batchweave.ledger import is_left_over
 from batchweave.mesh import Mesh
 from batchweave.state import PREFIX, StreamState, to_properties
-from batchweave.stream import Stream
+from batchweave.stream import Analysis, Stream
 from batchweave.table import RESERVED_COLUMNS, Table
 
 _PART = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_-]{{0,62}}(?:{LEDGER_SUFFIX})?")
@@ -62,11 +62,17 @@ class Catalog:
     """Streams by name. Made by `batchweave.load_catalog`."""
 
     def __init__(
-        self, name: str, tables: TableCatalog, query: Callable[[Stream, str], Any]
+        self,
+        name: str,
+        tables: TableCatalog,
+        analysis: Analysis,
+        opened: Callable[[Stream], object] = lambda stream: None,
     ) -> None:
+        """``opened`` is told of each stream before anybody else has it."""
         self.name = name
         self.tables = tables
-        self._query = query
+        self._analysis = analysis
+        self._opened = opened
 
     def create_stream(
         self,
@@ -75,16 +81,20 @@ class Catalog:
         schema: pa.Schema,
         mesh: Mesh,
         properties: Mapping[str, str] | None = None,
+        lineage_columns: Sequence[str] = (),
     ) -> Stream:
         """Create a stream: a new table, ready for producers. Its namespace is made if needed.
 
         ``schema`` is any Arrow schema that Parquet can hold; token columns are best
-        ``list<int32>``. ``properties`` are kept with the table.
+        ``list<int32>``. ``properties`` are kept with the table. ``lineage_columns`` names columns
+        that say of a row which document it is made of: strings, integers or lists of those. The
+        ledger keeps their distinct values of each slice, so that lineage answers for them when the
+        data is gone; they cannot be changed later.
 
         Raises:
             InvalidName: the name is not ``namespace.name`` of letters, digits, ``_`` and ``-``.
-            SchemaMismatch: a column has a reserved or unusable name.
-            UnsupportedType: a type that open tables cannot hold exactly.
+            SchemaMismatch: a column has a reserved or unusable name, or a lineage column is none.
+            UnsupportedType: a type that open tables cannot hold exactly, or lineage cannot.
             StreamExists: the name is taken.
             StoreDenied: the warehouse cannot be written.
         """
@@ -92,13 +102,14 @@ class Catalog:
         if name.endswith(LEDGER_SUFFIX):
             raise InvalidName(f"names that end in {LEDGER_SUFFIX!r} are those of ledgers: {name!r}")
         check_schema(schema)
+        lineage = check_lineage_columns(schema, lineage_columns)
         if not isinstance(mesh, Mesh):
             raise InvalidMesh(f"mesh is a Mesh, for example Mesh(dp=4), got {mesh!r}")
         own = dict(properties or {})
         for key in own:
             if key.startswith(PREFIX):
                 raise InvalidName(f"properties beginning with {PREFIX!r} are reserved: {key!r}")
-        own |= to_properties(StreamState(mesh=mesh))
+        own |= to_properties(StreamState(mesh=mesh, lineage_columns=lineage))
         own[PREFIX + "schema"] = schema_to_text(schema)
         return self._stream(parts, self.tables.create(parts, schema, own))
 
@@ -160,16 +171,25 @@ class Catalog:
         self.tables.drop(parts)
 
     def _stream(self, parts: tuple[str, ...], table: Table) -> Stream:
-        return Stream(table, query=self._query, ledger=partial(self._ledger, parts, table.id))
+        ledger = partial(self._ledger, parts, table.id)
+        stream = Stream(table, analysis=self._analysis, ledger=ledger)
+        self._opened(stream)
+        return stream
 
-    def _ledger(self, parts: tuple[str, ...], owner: str, create: bool) -> Table | None:
+    def _ledger(
+        self, parts: tuple[str, ...], owner: str, create: bool, discard: bool = False
+    ) -> Table | None:
         """The table of a stream's ledger; None if there is none and none is wanted.
 
-        One that a dropped stream of the name has left behind is none of this one's.
+        One that a dropped stream of the name has left behind is none of this one's. ``discard``
+        deletes the one that is there.
         """
         if parts[-1].endswith(LEDGER_SUFFIX):
             return None
         name = _ledger_name(parts)
+        if discard:
+            with contextlib.suppress(StreamNotFound):
+                self.tables.drop(name)
         with contextlib.suppress(StreamNotFound):
             found = self.tables.load(name)
             if not is_left_over(found, owner):

@@ -3,7 +3,7 @@
 A registered checkpoint says: the run ``consumer`` can restart from it, and then asks for
 ``next_step`` and what follows. Retention keeps those steps. Registering and dropping are commits
 like any other: each is a new version of the table, atomic, and safe to repeat.
-Imports: standard library, errors, clock, state, table, commit.
+Imports: standard library, errors, events, clock, state, table, commit.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import SupportsIndex
 from batchweave.clock import Clock, SystemClock
 from batchweave.commit import commit
 from batchweave.errors import CheckpointNotFound
+from batchweave.events import CheckpointDropped, CheckpointRegistered, Listeners
 from batchweave.state import (
     CheckpointState,
     StreamState,
@@ -43,9 +44,12 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoint registry of one stream. Get it as ``stream.checkpoints``."""
 
-    def __init__(self, table: Table, clock: Clock | None = None) -> None:
+    def __init__(
+        self, table: Table, clock: Clock | None = None, listeners: Listeners | None = None
+    ) -> None:
         self._table = table
         self._clock = clock or SystemClock()
+        self._listeners = Listeners() if listeners is None else listeners
 
     def register(
         self, checkpoint_id: str, *, next_step: SupportsIndex, consumer: str = DEFAULT_CONSUMER
@@ -62,17 +66,23 @@ class Checkpoints:
             CheckpointExists: the ID stands for another step or consumer.
             NotCommitted: others committed first, or the store failed, for too long.
         """
+        made = False
 
         def plan(head: Head) -> Change | None:
+            nonlocal made
             now_ms, version = self._clock.now_ms(), head.version + 1
             after = register_checkpoint(
                 head.state, checkpoint_id, next_step, consumer, now_ms, version
             )
+            made = made or after is not head.state
             return None if after is head.state else Change(after)
 
         what = f"registering checkpoint {checkpoint_id!r}"
         head = commit(self._table, plan, clock=self._clock, what=what)
-        return _checkpoint(checkpoint_id, head.state.checkpoints[checkpoint_id])
+        registered = head.state.checkpoints[checkpoint_id]
+        if made and self._listeners.present:
+            self._listeners.tell(registration(self._table.name, checkpoint_id, registered))
+        return _checkpoint(checkpoint_id, registered)
 
     def drop(self, checkpoint_id: str) -> bool:
         """Forget a checkpoint, so that retention need not keep its steps.
@@ -84,16 +94,22 @@ class Checkpoints:
             NotCommitted: others committed first, or the store failed, for too long.
         """
         check_name(checkpoint_id, "checkpoint")
-        found = False
+        found: CheckpointState | None = None
 
         def plan(head: Head) -> Change | None:
             nonlocal found
             after = drop_checkpoint(head.state, checkpoint_id)
-            found = found or after is not head.state
+            found = head.state.checkpoints.get(checkpoint_id, found)
             return None if after is head.state else Change(after)
 
-        commit(self._table, plan, clock=self._clock, what=f"dropping checkpoint {checkpoint_id!r}")
-        return found
+        what = f"dropping checkpoint {checkpoint_id!r}"
+        head = commit(self._table, plan, clock=self._clock, what=what)
+        if found is not None and self._listeners.present:
+            now_ms = self._clock.now_ms()
+            self._listeners.tell(
+                dropping(self._table.name, checkpoint_id, found, head.version, now_ms)
+            )
+        return found is not None
 
     def list(self, consumer: str | None = None) -> list[Checkpoint]:
         """All registered checkpoints, or one consumer's, by ``next_step`` and then by age."""
@@ -132,6 +148,32 @@ def listed(state: StreamState, consumer: str | None = None) -> list[Checkpoint]:
         if consumer is None or one.consumer == consumer
     ]
     return sorted(found, key=lambda one: (one.next_step, one.registered_at_ms, one.id))
+
+
+def registration(stream: str, name: str, state: CheckpointState) -> CheckpointRegistered:
+    """The event of a registration; the same one whenever it is made of the same checkpoint."""
+    return CheckpointRegistered(
+        stream=stream,
+        version=state.version,
+        at_ms=state.registered_at_ms,
+        checkpoint=name,
+        consumer=state.consumer,
+        next_step=state.next_step,
+    )
+
+
+def dropping(
+    stream: str, name: str, state: CheckpointState, version: int, at_ms: int
+) -> CheckpointDropped:
+    """The event of a checkpoint that is no longer there at ``version``."""
+    return CheckpointDropped(
+        stream=stream,
+        version=version,
+        at_ms=at_ms,
+        checkpoint=name,
+        consumer=state.consumer,
+        next_step=state.next_step,
+    )
 
 
 def _checkpoint(name: str, state: CheckpointState) -> Checkpoint:

@@ -24,6 +24,10 @@
     │   ├── CheckpointExists    the checkpoint's ID stands for another step or consumer
     │   ├── CheckpointNotFound  no checkpoint of that ID is registered
     │   └── StreamCorrupted     the table contradicts itself; stop and investigate
+    ├── SourceError             the rows to publish stop here; the message names source and row
+    │   ├── SourceChanged       it is not what the producer's position was made from
+    │   ├── SourceCorrupted     a file of it cannot be read
+    │   └── InvalidSample       a row is too large for its batch, or of another schema
     ├── ProducerError           this producer cannot go on as it is
     │   ├── Fenced              a newer opener of the name took over; give up for good
     │   ├── ProducerClosed      ``publish`` after ``close`` or after a failure
@@ -126,6 +130,22 @@ class StreamStalled(StreamError, TimeoutError):
 
 class StreamCorrupted(StreamError):
     """The table contradicts itself (a missing step, a changed file). Never retried."""
+
+
+class SourceError(BatchWeaveError):
+    """A source of samples cannot go on. What was published before is in the stream."""
+
+
+class SourceChanged(SourceError):
+    """The source is not what the position was made from: files or rows are gone or others."""
+
+
+class SourceCorrupted(SourceError):
+    """A file of the source cannot be read."""
+
+
+class InvalidSample(SourceError):
+    """A row that no batch can take: larger than its budget, or of another schema."""
 
 
 class ProducerError(BatchWeaveError):

@@ -32,6 +32,7 @@ from batchweave.table import SLICE, SOURCE, Part
 NOTES_KEY = "batchweave.slices"
 FOOTER_TAIL_BYTES = 8
 MAGIC = b"PAR1"
+SOURCE_IN_METADATA_BYTES_MAX = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class EncodedPart:
     offsets: tuple[int, ...]
     data_end: int
     column_bytes: tuple[int, ...]
+    source: str | None = None
 
     def at(self, path: str) -> Part:
         """The part as it will stand in the table's metadata."""
@@ -72,6 +74,7 @@ class EncodedPart:
             offsets=self.offsets,
             data_end=self.data_end,
             column_bytes=self.column_bytes,
+            source=self.source,
         )
 
 
@@ -164,7 +167,16 @@ def _described(data: pa.Buffer, slices: Sequence[SliceData], first_slice: int) -
         offsets=tuple(offsets),
         data_end=data.size - FOOTER_TAIL_BYTES - footer,
         column_bytes=tuple(column_bytes),
+        source=_one_source(slices),
     )
+
+
+def _one_source(slices: Sequence[SliceData]) -> str | None:
+    """The source that metadata can hold, for questions that open no file: short, and for all."""
+    first = slices[0].source
+    alike = all(one.source == first for one in slices)
+    short = first is not None and len(first.encode()) <= SOURCE_IN_METADATA_BYTES_MAX
+    return first if alike and short else None
 
 
 class Fetched(io.RawIOBase):

@@ -5,7 +5,8 @@ that every reader and engine sees the same. Before it, the batches' rows are dur
 after it, their files stay for a grace period, for readers of an older version. Deleting them is the
 sweep's work (`batchweave.sweep`). Each stage is safe to repeat, so a crash at any point leaves
 nothing but work for the next call.
-Imports: standard library, errors, clock, paths, state, table, commit, checkpoints, ledger, sweep.
+Imports: standard library, errors, events, clock, paths, state, table, commit, checkpoints, ledger,
+sweep.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from batchweave.checkpoints import listed
+from batchweave.checkpoints import dropping, listed
 from batchweave.clock import Clock
 from batchweave.commit import commit
 from batchweave.errors import InvalidInput, ObjectNotFound, StreamError
+from batchweave.events import Listeners, StepsReclaimed
 from batchweave.ledger import Ledger
 from batchweave.paths import upload_version
 from batchweave.state import ReclaimState, StreamState, drop_checkpoint, reclaim
@@ -102,12 +104,14 @@ class Retention:
         clock: Clock,
         *,
         progress: Callable[[int, int], None] | None = None,
+        listeners: Listeners | None = None,
     ) -> None:
         """``progress`` is told the steps reclaimed so far and those to reclaim in all."""
         self._table = table
         self._ledger = ledger
         self._clock = clock
         self._progress = progress or (lambda done, total: None)
+        self._listeners = Listeners() if listeners is None else listeners
 
     def reclaim(
         self, policy: Policy, *, grace_s: float = GRACE_S, dry_run: bool = False
@@ -186,6 +190,32 @@ class Retention:
             return Change(state) if dropped else None
 
         what = f"reclaiming below step {stop}"
-        head = commit(self._table, plan, clock=self._clock, what=what)
-        self._table.tidy(head)
-        return head
+        after = commit(self._table, plan, clock=self._clock, what=what)
+        self._table.tidy(after)
+        if self._listeners.present:
+            self._tell(head, after, entries, policy.dropped(head.state))
+        return after
+
+    def _tell(
+        self, before: Head, after: Head, entries: list[BatchEntry], dropped: tuple[str, ...]
+    ) -> None:
+        """Say what one commit took out: steps, and checkpoints that the policy let go."""
+        name, now_ms = self._table.name, self._clock.now_ms()
+        for one in dropped:
+            if one not in after.state.checkpoints:
+                known = before.state.checkpoints[one]
+                self._listeners.tell(dropping(name, one, known, after.version, now_ms))
+        gone = [entry for entry in entries if entry.step < after.state.watermark]
+        if gone:
+            self._listeners.tell(
+                StepsReclaimed(
+                    stream=name,
+                    version=after.version,
+                    at_ms=now_ms,
+                    start=gone[0].step,
+                    watermark=gone[-1].step + 1,
+                    rows=sum(entry.rows for entry in gone),
+                    bytes=sum(entry.bytes for entry in gone),
+                    files=sum(len(entry.parts) for entry in gone),
+                )
+            )

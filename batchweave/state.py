@@ -3,7 +3,7 @@
 The state travels in the table and changes atomically with each commit. A transition takes the
 state that was read and returns the next one, or raises what the caller must do about it. It is
 safe to repeat: after an unknown outcome the same transition on a fresh state finds what landed.
-Imports: standard library, errors, dac, mesh.
+Imports: standard library, errors, dac, mesh, columns.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from operator import index
 from typing import Any, SupportsIndex, TypeVar
 
+from batchweave.columns import lineage_from_text, lineage_to_text
 from batchweave.dac import Claim, Pace
 from batchweave.errors import (
     CheckpointExists,
@@ -95,7 +96,10 @@ class ReclaimState:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """Everything that a stream's table says about it, at one version. Immutable."""
+    """Everything that a stream's table says about it, at one version. Immutable.
+
+    ``mesh`` and ``lineage_columns`` are declared at the creation and never change.
+    """
 
     mesh: Mesh
     next_step: int = 0
@@ -107,6 +111,7 @@ class StreamState:
     producers: Mapping[str, ProducerState] = field(default_factory=dict)
     checkpoints: Mapping[str, CheckpointState] = field(default_factory=dict)
     reclaims: Mapping[str, ReclaimState] = field(default_factory=dict)
+    lineage_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.watermark <= self.next_step:
@@ -338,6 +343,7 @@ def sweepable_below(state: StreamState) -> int:
 _PRODUCER = PREFIX + "producer."
 _CHECKPOINT = PREFIX + "checkpoint."
 _RECLAIM = PREFIX + "reclaim."
+_LINEAGE = PREFIX + "lineage-columns"
 
 
 def to_properties(state: StreamState) -> dict[str, str]:
@@ -355,6 +361,8 @@ def to_properties(state: StreamState) -> dict[str, str]:
         PREFIX + "chain": state.chain,
         PREFIX + "pace": _compact(asdict(state.pace)),
     }
+    if state.lineage_columns:
+        found[_LINEAGE] = lineage_to_text(state.lineage_columns)
     for name, producer in state.producers.items():
         found[_PRODUCER + name] = _compact(asdict(producer))
     for name, checkpoint in state.checkpoints.items():
@@ -385,6 +393,7 @@ def from_properties(properties: Mapping[str, str], table: str) -> StreamState:
             producers=_records(ProducerState, properties, _PRODUCER),
             checkpoints=_records(CheckpointState, properties, _CHECKPOINT),
             reclaims=_records(ReclaimState, properties, _RECLAIM),
+            lineage_columns=lineage_from_text(properties.get(_LINEAGE, "[]")),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise StreamCorrupted(f"the state of {table} cannot be read: {error}") from error

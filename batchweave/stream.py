@@ -5,17 +5,26 @@ Imports: everything before it in the core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from batchweave.checkpoints import Checkpoints
 from batchweave.clock import Clock, SystemClock
 from batchweave.commit import commit
-from batchweave.errors import InvalidMesh, StreamError
-from batchweave.ledger import Ledger
+from batchweave.errors import InvalidMesh, StreamError, StreamNotFound
+from batchweave.events import Listener, Listeners
+from batchweave.ledger import (
+    Ledger,
+    LedgerRestart,
+    Place,
+    lost_rows,
+    restart,
+    telling_the_way_out,
+)
 from batchweave.mesh import Mesh, Share
 from batchweave.producer import Producer
 from batchweave.reader import Reader, whole_number
@@ -26,6 +35,22 @@ from batchweave.sweep import GRACE_S, Sweep, SweepReport
 from batchweave.table import BatchEntry, Change, Head, Table
 
 
+class Analysis(Protocol):
+    """What answers questions about a stream's history."""
+
+    def sql(self, stream: Stream, query: str, parameters: Any, at: Any) -> Any:
+        """As `Stream.sql`."""
+        ...
+
+    def audit(self, stream: Stream, **options: Any) -> Any:
+        """As `Stream.audit`."""
+        ...
+
+    def lineage(self, stream: Stream, at: Any) -> Any:
+        """As `Stream.lineage`."""
+        ...
+
+
 class Stream:
     """One stream of global batches. Get it from a catalog; share it between threads freely."""
 
@@ -33,15 +58,17 @@ class Stream:
         self,
         table: Table,
         *,
-        query: Callable[[Stream, str], Any],
-        ledger: Callable[[bool], Table | None] = lambda create: None,
+        analysis: Analysis,
+        ledger: Callable[..., Table | None] = lambda create, discard=False: None,
         clock: Clock | None = None,
     ) -> None:
         """``ledger`` loads the table of the stream's ledger, or creates it where asked to."""
         self._table = table
-        self._query = query
+        self._analysis = analysis
         self._ledger_table = ledger
+        self._ledger_kept: Table | None = None
         self._clock = clock or SystemClock()
+        self._listeners = Listeners()
 
     @property
     def name(self) -> str:
@@ -59,6 +86,11 @@ class Stream:
         return self._table.mesh
 
     @property
+    def lineage_columns(self) -> tuple[str, ...]:
+        """Columns that say of a row where it came from, as declared; reads the head."""
+        return self.head().lineage_columns
+
+    @property
     def table(self) -> Table:
         """The table behind the stream, for tools that need more than the facade gives."""
         return self._table
@@ -66,7 +98,7 @@ class Stream:
     @property
     def checkpoints(self) -> Checkpoints:
         """The registry of model checkpoints: register, drop, list, latest, get."""
-        return Checkpoints(self._table, self._clock)
+        return Checkpoints(self._table, self._clock, self._listeners)
 
     def head(self) -> StreamState:
         """The stream's state at the newest version: next step, producers, checkpoints, sealed."""
@@ -79,7 +111,7 @@ class Stream:
             InvalidName: the name cannot be used.
             StreamSealed: nothing can be published any more.
         """
-        return Producer(self._table, name, settings, self._clock)
+        return Producer(self._table, name, settings, self._clock, self._listeners)
 
     def read(
         self,
@@ -118,6 +150,15 @@ class Stream:
         end = head.state.next_step if stop is None else min(stop, head.state.next_step)
         return self._table.entries(head, start, end)
 
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have ``listener`` called with each `batchweave.events.StreamEvent` from now on.
+
+        It hears of what is done through this object: producers that are opened later, checkpoints,
+        reclaims. It must return at once; what it raises is logged and changes nothing. What is
+        returned, called, ends it.
+        """
+        return self._listeners.add(listener)
+
     def seal(self) -> None:
         """End the stream: readers stop after its last step, nothing can be published any more.
 
@@ -152,7 +193,13 @@ class Stream:
             Fenced: another process reclaims at the same time; it carries on.
             NotCommitted: the producers committed first each time, or the store failed.
         """
-        retention = Retention(self._table, self._make_ledger, self._clock, progress=progress)
+        retention = Retention(
+            self._table,
+            self._make_ledger,
+            self._clock,
+            progress=progress,
+            listeners=self._listeners,
+        )
         policy = Policy(keep_checkpoints=keep_checkpoints, keep_steps=keep_steps)
         return retention.reclaim(policy, grace_s=grace_s, dry_run=dry_run)
 
@@ -187,7 +234,7 @@ class Stream:
             return sweep.run(dry_run=dry_run)
 
         report = swept(self._table)
-        ledger = self._ledger_table(False)
+        ledger = self._opened_ledger(create=False)
         if ledger is None:
             return report
         own = swept(ledger)
@@ -196,24 +243,89 @@ class Stream:
     @property
     def ledger(self) -> Ledger | None:
         """One row for each batch that was reclaimed; None before the first reclaim."""
-        table = self._ledger_table(False)
+        table = self._opened_ledger(create=False)
         return (
             None if table is None else Ledger(table, self.name, self._clock, owner=self._table.id)
         )
 
+    def restart_ledger(self, *, discard: bool = False, dry_run: bool = False) -> LedgerRestart:
+        """Give up the rows that the `ledger` has lost, so that `reclaim` goes on without them.
+
+        Only for a ledger that cannot be brought back. It goes on at the watermark, keeps the rows
+        that it has, and records which steps have none; the stream's chain begins anew there. So
+        what verifies the ledger says from which step on the history is proven. ``discard`` deletes
+        the ledger's table first, for one whose rows cannot be read. A table that cannot be opened
+        at all is deleted by nobody: move it away first. ``dry_run`` tells what would be given up
+        and changes nothing. Safe to repeat after a crash.
+
+        Raises:
+            InvalidInput: no row is missing.
+            StreamCorrupted, StoreError: the ledger's table cannot be opened.
+            Fenced: another process reclaims or does the same; it carries on.
+            NotCommitted: the producers committed first each time, or the store failed.
+        """
+        head = self._table.head()
+        with telling_the_way_out(self.name):
+            ledger = self.ledger
+            place = Place() if ledger is None or discard else ledger.place()
+        plan = replace(lost_rows(place, head, self.name), discarded=discard)
+        if dry_run:
+            return plan
+        if discard:
+            self._ledger_kept = self._ledger_table(True, discard=True)
+        gaps = restart(self._table, self._make_ledger(), plan.stop, self._clock).gaps
+        return replace(plan, dry_run=False, gaps=gaps)
+
     def _make_ledger(self) -> Ledger:
-        table = self._ledger_table(True)
+        table = self._opened_ledger(create=True)
         if table is None:
             raise StreamError(f"{self.name} was not opened through a catalog: it has no ledger")
         return Ledger(table, self.name, self._clock, owner=self._table.id)
 
-    def sql(self, query: str) -> Any:
+    def _opened_ledger(self, *, create: bool) -> Table | None:
+        """The ledger's table, loaded once and again when it was dropped."""
+        if self._ledger_kept is not None:
+            with contextlib.suppress(StreamNotFound):
+                self._ledger_kept.head()
+                return self._ledger_kept
+        self._ledger_kept = self._ledger_table(create)
+        return self._ledger_kept
+
+    def sql(
+        self,
+        query: str,
+        parameters: Mapping[str, Any] | Sequence[Any] | None = None,
+        at: Any = None,
+    ) -> Any:
         """Ask the stream's history with DuckDB; returns a relation.
 
-        Views: ``samples`` (all rows, with step, slice, producer, …), ``batches`` (one row a step)
-        and ``producers``.
+        Views: ``samples`` (all live rows), ``batches`` (one row a step, live and reclaimed),
+        ``slices``, ``parts``, ``sources``, ``commits``, ``producers``, ``checkpoints``,
+        ``consumers``, ``ledger`` and more, see ``sql/views``. The query sees one version.
+        ``parameters`` are bound to its ``$name`` or ``?``. ``at`` is an older moment: a step, a
+        datetime, or ``checkpoint:ID``, ``version:N``, ``snapshot:ID``, ``time:ISO``.
+
+        Raises:
+            InvalidSettings: no valid query, or one that would load an extension.
+            InvalidInput, CheckpointNotFound: there is no such moment.
+            StoreDenied, StoreUnavailable: what it reads cannot be read.
         """
-        return self._query(self, query)
+        return self._analysis.sql(self, query, parameters, at)
+
+    def audit(self, **options: Any) -> Any:
+        """Check the stream's promises in its own metadata; returns a report with ``.ok``.
+
+        Options and report are those of `batchweave.sql.audit.audit`: ``deep=True`` reads all data
+        files again, ``only=`` names audits, ``folder=`` adds audits of your own.
+        """
+        return self._analysis.audit(self, **{"clock": self._clock, **options})
+
+    def lineage(self, at: Any = None) -> Any:
+        """What checkpoints have seen, and what has seen a source or document.
+
+        Returns a `batchweave.sql.lineage.Lineage`, at the head or at an older moment.
+        """
+        return self._analysis.lineage(self, at)
 
     def _share(self, wanted: int | Sequence[int] | Share | None) -> Share:
         if isinstance(wanted, Share):

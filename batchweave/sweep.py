@@ -33,7 +33,7 @@ import pyarrow as pa
 
 from batchweave.clock import Clock
 from batchweave.commit import commit
-from batchweave.errors import InvalidSettings, ObjectNotFound
+from batchweave.errors import InvalidSettings, ObjectNotFound, StoreUnavailable
 from batchweave.objects import ObjectInfo, Objects
 from batchweave.paths import CLOCK, DATA, POSITIONS, folder_version, upload_version
 from batchweave.runs import runs
@@ -44,6 +44,8 @@ from batchweave.table import Change, Head, Table, newer_head
 GRACE_S = 3600.0
 GRACE_S_MAX = 3650 * 24 * 3600.0
 DELETES_PER_REQUEST = 200
+DELETES_PER_REQUEST_MIN = 5
+"""A store that does not manage so many within a request's time is asked for a quarter of them."""
 RESOLUTION_MS = 1000
 """S3 and Azure date objects in whole seconds, rounded down: so much later they may be."""
 
@@ -81,6 +83,7 @@ class Sweep:
         if deletes_per_s is not None and not deletes_per_s > 0:
             raise InvalidSettings(f"deletes_per_s is above zero, got {deletes_per_s!r}")
         self._deletes_per_s = deletes_per_s
+        self._per_request = DELETES_PER_REQUEST
         self._progress = progress or (lambda files, size: None)
 
     def run(self, *, dry_run: bool = False) -> SweepReport:
@@ -182,8 +185,18 @@ class Sweep:
         After a drop the folder may be a namesake's, whose files are named like ours.
         """
         began_s = self._clock.monotonic_s()
-        self._table.head()
-        self._table.objects.delete([info.path for info in doomed])
+        paths = [info.path for info in doomed]
+        while paths:
+            some = paths[: self._per_request]
+            self._table.head()
+            try:
+                self._table.objects.delete(some)
+            except StoreUnavailable:
+                if self._per_request == DELETES_PER_REQUEST_MIN:
+                    raise
+                self._per_request = max(DELETES_PER_REQUEST_MIN, self._per_request // 4)
+            else:
+                paths = paths[len(some) :]
         if self._deletes_per_s is not None:
             took_s = self._clock.monotonic_s() - began_s
             self._clock.sleep(max(0.0, len(doomed) / self._deletes_per_s - took_s))

@@ -38,7 +38,8 @@ class Part:
     """One immutable Parquet file of a global batch: a run of slices, one row group each.
 
     ``offsets`` are the byte offsets of the row groups, ``data_end`` is where the footer begins,
-    ``column_bytes`` the compressed bytes of each leaf column, in file order.
+    ``column_bytes`` the compressed bytes of each leaf column, in file order. ``source`` is where
+    the slices came from, if that is one short text for all of them; else only the file says.
     """
 
     path: str
@@ -50,17 +51,22 @@ class Part:
     offsets: tuple[int, ...]
     data_end: int
     column_bytes: tuple[int, ...] = ()
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BatchEntry:
-    """One committed global batch, as the table's metadata tells it."""
+    """One committed global batch, as the table's metadata tells it.
+
+    ``version`` is the table version that published it; 0 where that is not known (yet).
+    """
 
     step: int
     producer: str
     sequence: int
     committed_at_ms: int
     parts: tuple[Part, ...]
+    version: int = field(default=0, compare=False)
 
     @property
     def rows(self) -> int:

@@ -26,6 +26,7 @@ import heapq
 import logging
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -220,6 +221,7 @@ class DeltaTable:
         snapshot: Snapshot = base.detail
         number = snapshot.version + 1
         changed, dropped = changed_properties(base.state, change.state)
+        added = tuple(replace(batch, version=number) for batch in change.added)
         try:
             removes = self._removes(base, change)
         except ObjectNotFound:
@@ -231,7 +233,7 @@ class DeltaTable:
                 self._commit_info(change, removes=bool(removes)),
                 *domain_actions(changed, dropped),
                 *removes,
-                *add_actions(change.added),
+                *add_actions(added),
             ]
         )
         try:
@@ -255,7 +257,7 @@ class DeltaTable:
             digest_of(data),
             self._table_id,
             properties={**changed, **dict.fromkeys(dropped)},
-            batches=change.added,
+            batches=added,
             removed=tuple(parse_remove(one["remove"]) for one in removes),
         )
         after = self._log.fitted(apply(snapshot, entry))

@@ -66,6 +66,15 @@ class Foreign:
 
 
 @dataclass(frozen=True, slots=True)
+class Added:
+    """A part that an ``add`` names. ``batch`` is its batch's step, producer, sequence and time."""
+
+    batch: tuple[int, str, int, int]
+    part: Part
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What one entry of the log says, as far as a stream cares.
 
@@ -115,7 +124,7 @@ def collect(version: int, digest: str, actions: Iterable[Mapping[str, Any]]) -> 
     properties: dict[str, str | None] = {}
     domains: dict[str, Mapping[str, Any]] = {}
     transactions: dict[str, Mapping[str, Any]] = {}
-    added: list[tuple[tuple[int, str, int, int], Part]] = []
+    added: list[Added] = []
     removed: list[Removed] = []
     foreign: list[Foreign] = []
     for action in actions:
@@ -167,8 +176,8 @@ def parse_metadata(body: Mapping[str, Any]) -> Metadata:
     )
 
 
-def parse_add(body: Mapping[str, Any]) -> tuple[tuple[int, str, int, int], Part] | None:
-    """Step, producer, sequence, time, and the part; None for a file that is not a stream's."""
+def parse_add(body: Mapping[str, Any]) -> Added | None:
+    """The part and its batch; None for a file that is not a stream's."""
     values = dict(body.get("partitionValues") or {})
     if any(not values.get(name) for name in COMMIT_COLUMNS):
         return None
@@ -187,6 +196,7 @@ def parse_add(body: Mapping[str, Any]) -> tuple[tuple[int, str, int, int], Part]
         offsets=tuple(tag.get("offsets", ())),
         data_end=int(tag.get("data_end", 0)),
         column_bytes=tuple(tag.get("column_bytes", ())),
+        source=tag.get("source"),
     )
     key = (
         int(values["step"]),
@@ -194,7 +204,7 @@ def parse_add(body: Mapping[str, Any]) -> tuple[tuple[int, str, int, int], Part]
         int(values["sequence"]),
         time_from_text(values["committed_at"]),
     )
-    return key, part
+    return Added(key, part, int(tag.get("version", 0)))
 
 
 def parse_remove(body: Mapping[str, Any]) -> Removed:
@@ -204,15 +214,21 @@ def parse_remove(body: Mapping[str, Any]) -> Removed:
     return Removed(unquote(body["path"]), step, body)
 
 
-def group(parts: Iterable[tuple[tuple[int, str, int, int], Part]]) -> tuple[BatchEntry, ...]:
+def group(parts: Iterable[Added]) -> tuple[BatchEntry, ...]:
     """Parts put together to batches, in step order. A part named twice is there once."""
     batches: dict[tuple[int, str, int, int], dict[str, Part]] = {}
-    for key, part in parts:
-        batches.setdefault(key, {})[part.path] = part
+    versions: dict[tuple[int, str, int, int], int] = {}
+    for one in parts:
+        batches.setdefault(one.batch, {})[one.part.path] = one.part
+        versions[one.batch] = one.version
     return tuple(
-        BatchEntry(*key, tuple(sorted(found.values(), key=lambda part: part.first_slice)))
+        BatchEntry(*key, _in_order(found.values()), versions[key])
         for key, found in sorted(batches.items())
     )
+
+
+def _in_order(parts: Iterable[Part]) -> tuple[Part, ...]:
+    return tuple(sorted(parts, key=lambda part: part.first_slice))
 
 
 def time_to_text(milliseconds: int) -> str:
@@ -300,6 +316,8 @@ def add_body(batch: BatchEntry, part: Part) -> dict[str, Any]:
             "offsets": part.offsets,
             "data_end": part.data_end,
             "column_bytes": part.column_bytes,
+            "source": part.source,
+            "version": batch.version,
         }
         body["tags"] = {PART_TAG: _compact(place)}
     return body

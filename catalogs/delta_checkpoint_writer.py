@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -208,7 +208,7 @@ def _kept(batch: BatchEntry, gone: set[str]) -> BatchEntry:
     if not gone:
         return batch
     parts = tuple(part for part in batch.parts if part.path not in gone)
-    return BatchEntry(batch.step, batch.producer, batch.sequence, batch.committed_at_ms, parts)
+    return replace(batch, parts=parts)
 
 
 def _full(waiting: list[BatchEntry]) -> Iterator[tuple[pa.Table, int, int]]:

@@ -146,7 +146,7 @@ class IcebergTable:
 
     def _entries(self, head: Head, start: int, stop: int) -> Iterator[BatchEntry]:
         expected = start
-        for batch in self._batches.read(self._manifest_list(head), start, stop):
+        for batch in self._batches.read(self.manifest_list(head), start, stop):
             if batch.step != expected:
                 what = "is missing" if batch.step > expected else "is there twice"
                 raise StreamCorrupted(f"step {min(expected, batch.step)} of {self._name} {what}")
@@ -176,7 +176,8 @@ class IcebergTable:
         state = from_properties(metadata.properties, self._name)
         return Head(version_of_snapshots(metadata), state, detail)
 
-    def _manifest_list(self, head: Head) -> list[ManifestFile]:
+    def manifest_list(self, head: Head) -> list[ManifestFile]:
+        """The manifests of a head's version, read once."""
         detail: Detail = head.detail
         if detail.manifests is not None:
             return detail.manifests
@@ -263,7 +264,7 @@ class IcebergTable:
         parent = metadata.current_snapshot()
         snapshot_id = int(self._clock.token()[:15], 16)
         version = base.version + 1
-        listed, removal = self._manifest_list(base), None
+        listed, removal = self.manifest_list(base), None
         if change.state.watermark > base.state.watermark:
             removal = without_steps_below(
                 self._manifests, metadata, listed, change.state.watermark, snapshot_id, version
@@ -323,7 +324,7 @@ class IcebergTable:
 
     def tidy(self, head: Head) -> None:
         try:
-            manifests = self._manifest_list(head)
+            manifests = self.manifest_list(head)
             self._manifests.merge_ahead(head.detail.metadata, manifests, head.version)
             turn = head.version // TIDY_EVERY
             if turn != self._tidied:  # 0 in the beginning: nothing is old before the first turn

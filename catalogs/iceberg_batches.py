@@ -66,4 +66,5 @@ class Batches:
             raise StreamCorrupted(
                 f"step {step} of {self._name} {what}: the mesh has {self._slices} slices"
             )
-        return BatchEntry(step, producer, sequence, committed_at_us // 1000, tuple(parts))
+        version = entries[0].sequence_number or 0
+        return BatchEntry(step, producer, sequence, committed_at_us // 1000, tuple(parts), version)

@@ -42,7 +42,7 @@ from pyiceberg.table.update import (
 
 from batchweave.catalogs.removal import Removal
 from batchweave.errors import StepsPinned
-from batchweave.state import PREFIX, StreamState, changed_properties
+from batchweave.state import FORMAT_VERSION, PREFIX, StreamState, changed_properties
 from batchweave.table import Change, Head
 
 MAIN = "main"
@@ -190,14 +190,18 @@ def summary(change: Change, parent: Snapshot | None, removal: Removal | None) ->
     if removal is not None:
         counts = (removal.files, removal.rows, removal.bytes)
         gone = dict(zip(gone, counts, strict=True))
-    properties = {
-        f"total-{key}": str(int(before.get(f"total-{key}") or 0) + number - gone[key])
-        for key, number in added.items()
-    } | {
-        "total-delete-files": "0",
-        "total-position-deletes": "0",
-        "total-equality-deletes": "0",
-    }
+    properties = (
+        {PREFIX + "format-version": str(FORMAT_VERSION)}
+        | {
+            f"total-{key}": str(int(before.get(f"total-{key}") or 0) + number - gone[key])
+            for key, number in added.items()
+        }
+        | {
+            "total-delete-files": "0",
+            "total-position-deletes": "0",
+            "total-equality-deletes": "0",
+        }
+    )
     if parts:
         properties |= {f"added-{key}": str(number) for key, number in added.items()}
         properties |= {

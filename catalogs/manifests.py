@@ -46,7 +46,7 @@ from batchweave.catalogs.merging import LATE_VERSIONS, Block, Merge, due_blocks
 from batchweave.clock import Clock
 from batchweave.errors import StreamCorrupted
 from batchweave.objects import Objects
-from batchweave.table import SLICE, BatchEntry, Part
+from batchweave.table import SLICE, SOURCE, BatchEntry, Part
 
 MERGE_AGE_MAX = 64
 PREPARED_MAX = 4
@@ -91,6 +91,7 @@ class Manifests:
         self._clock = clock
         self._leaf_ids = leaf_ids(file_schema)
         self._slice_id = field_id(file_schema.field(SLICE))
+        self._source_id = field_id(file_schema.field(SOURCE))
         self._prepared: list[Merge] = []
         self._cache: OrderedDict[str, list[ManifestEntry]] = OrderedDict()
         self._lock = threading.Lock()
@@ -159,6 +160,10 @@ class Manifests:
 
     def _data_file(self, batch: BatchEntry, part: Part) -> DataFile:
         last = part.first_slice + part.slices - 1
+        lower = {self._slice_id: to_bytes(IntegerType(), part.first_slice)}
+        upper = {self._slice_id: to_bytes(IntegerType(), last)}
+        if part.source is not None:
+            lower[self._source_id] = upper[self._source_id] = part.source.encode()
         return DataFile.from_args(
             content=DataFileContent.DATA,
             file_path=f"{self._objects.uri}/{part.path}",
@@ -176,8 +181,8 @@ class Manifests:
             value_counts={self._slice_id: part.rows},
             null_value_counts={self._slice_id: 0},
             nan_value_counts={},
-            lower_bounds={self._slice_id: to_bytes(IntegerType(), part.first_slice)},
-            upper_bounds={self._slice_id: to_bytes(IntegerType(), last)},
+            lower_bounds=lower,
+            upper_bounds=upper,
             split_offsets=list(part.offsets),
             spec_id=SPEC_ID,
         )
@@ -260,7 +265,8 @@ class Manifests:
     def part(self, file: DataFile) -> Part:
         """What a reader needs to know of a data file."""
         offsets = file.split_offsets
-        bound = (file.lower_bounds or {}).get(self._slice_id)
+        bounds = file.lower_bounds or {}
+        bound, source = bounds.get(self._slice_id), bounds.get(self._source_id)
         if not offsets or bound is None or not file.column_sizes:
             raise StreamCorrupted(
                 f"{file.file_path} was not written by BatchWeave: it names no row groups or slices"
@@ -275,6 +281,7 @@ class Manifests:
             offsets=tuple(offsets),
             data_end=PARQUET_MAGIC_BYTES + sum(file.column_sizes.values()),
             column_bytes=tuple(file.column_sizes.get(leaf, 0) for leaf in self._leaf_ids),
+            source=None if source is None else source.decode(),
         )
 
     # -- cleaning --------------------------------------------------------------------------

@@ -117,10 +117,12 @@ class _Observed:
         self._batchweave.lanes.end_iteration()
         if self._ahead is not None:
             self._ahead.stop()
-        super()._shutdown_workers()  # type: ignore[misc]
-        if self._ahead is not None:
-            self._ahead.close()
-        self._batchweave.lanes.close()
+        try:
+            super()._shutdown_workers()  # type: ignore[misc]
+        finally:  # torch raises in whatever runs when it learns that a worker was killed
+            if self._ahead is not None:
+                self._ahead.close()
+            self._batchweave.lanes.close()
 
 
 _observed_kinds: dict[type, Any] = {}

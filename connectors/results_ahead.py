@@ -7,6 +7,9 @@ Imports: standard library.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 import queue
 import threading
 from dataclasses import dataclass
@@ -14,11 +17,14 @@ from typing import Any
 
 CHECK_S = 0.1
 JOIN_S = 5.0
+FILL_BYTES = 1 << 16
+FILLS_MAX = 1 << 16
+"""Together 4 GiB, more than one result can have."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    error: Exception
+    error: BaseException
 
 
 class ResultsAhead:
@@ -34,6 +40,8 @@ class ResultsAhead:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="batchweave-results", daemon=True)
         self._thread.start()
+        # While the interpreter goes, a thread that still runs torch's code would be cut off there.
+        atexit.register(self.stop)
 
     def get(self, timeout: float | None = None) -> Any:
         """The next result; what went wrong in taking it is raised here.
@@ -48,23 +56,52 @@ class ResultsAhead:
 
     def stop(self) -> None:
         """Take no more; before the workers end, who may leave half a result behind."""
+        atexit.unregister(self.stop)
         self._done.set()
-        self._thread.join(JOIN_S)
+        self._join(JOIN_S)
 
     def close(self) -> None:
         """End the thread, once the workers have ended."""
-        if self._thread.is_alive():  # half a result: its end never comes, but the pipe's does
-            self._results._writer.close()
-            self._thread.join(JOIN_S)
+        if not self._is_blocked():
+            return
+        # Half a result, the rest of which died with its worker. The pipe's end may never come
+        # either: a process forked since holds it open. So the rest is made up, and not looked at.
+        filler = self._results._writer.fileno()
+        os.set_blocking(filler, False)
+        for _ in range(FILLS_MAX):
+            with contextlib.suppress(BlockingIOError):
+                os.write(filler, bytes(FILL_BYTES))
+            self._join(0.001)
+            if not self._is_blocked():
+                return
+
+    def _is_blocked(self) -> bool:
+        return self._thread.is_alive() and self._thread is not threading.current_thread()
+
+    def _join(self, timeout_s: float) -> None:
+        """Wait for the thread, unless it is this one: an iterator may be let go anywhere."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while not self._done.is_set():
-            try:
-                found = self._results.get(timeout=CHECK_S)
-            except queue.Empty:
-                continue
-            except Exception as error:  # noqa: BLE001 - raised again where the result is asked for
-                found = _Failed(error)
-            self._ready.put(found)
-            if isinstance(found, _Failed):
-                self._done.wait(CHECK_S)  # of a worker that died it would come at once, for ever
+            self._take()
+
+    def _take(self) -> None:
+        # A function of its own, so that nothing here holds a result that was handed out, nor an
+        # error, whose traceback leads everywhere.
+        try:
+            self._ready.put(self._results.get(timeout=CHECK_S))
+        except queue.Empty:
+            return
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            failed = _Failed(error)
+        else:
+            return
+        # If its worker was killed, a moment later torch sees that, and says so instead.
+        self._done.wait(CHECK_S)
+        self._ready.put(failed)
+        del failed
+        # A queue that is broken would fail at once again, and for ever.
+        while not self._ready.empty() and not self._done.wait(CHECK_S):
+            pass

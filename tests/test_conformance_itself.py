@@ -30,7 +30,7 @@ from batchweave.testing import IcebergConformance, check_stream, fingerprint, fi
 from batchweave.testing.faults import Fault, Faults, WrappedTable, WrappedTables
 from batchweave.testing.iceberg import FOREIGN_TAG, pyiceberg_catalog
 from batchweave.testing.samples import SMALL_SCHEMA
-from batchweave.testing.suite import Conformance, no_sql
+from batchweave.testing.suite import Conformance, NotAsked
 from batchweave.testing.writing import commit_each
 
 NAME = "planted.stream"
@@ -50,7 +50,7 @@ class InMemory(IcebergConformance):
 
     def planted(self) -> bw.Catalog:
         catalog = self.open_catalog({"type": "object-store", "warehouse": "memory://planted"})
-        return bw.Catalog("planted", self._over(catalog.tables), no_sql)
+        return bw.Catalog("planted", self._over(catalog.tables), NotAsked())
 
     @contextlib.contextmanager
     def failing(self, catalog: bw.Catalog, faults: Faults) -> Iterator[bw.Catalog]:
@@ -75,7 +75,7 @@ class InMemory(IcebergConformance):
     def _below(catalog: bw.Catalog) -> bw.Catalog:
         tables = catalog.tables
         inner = tables.inner if isinstance(tables, WrappedTables) else tables
-        return bw.Catalog("below", inner, no_sql)
+        return bw.Catalog("below", inner, NotAsked())
 
 
 def run(suite: InMemory, test: str, fault: Fault | None = None) -> None:
@@ -266,14 +266,14 @@ class MakesWhatIsMissing(WrappedTables):
     def load(self, name: tuple[str, ...]) -> Table:
         with contextlib.suppress(bw.StreamNotFound):
             return super().load(name)
-        catalog = bw.Catalog("", self.inner, no_sql)
+        catalog = bw.Catalog("", self.inner, NotAsked())
         catalog.create_stream(".".join(name), schema=SMALL_SCHEMA, mesh=bw.Mesh(dp=2))
         return super().load(name)
 
 
 class ListsEveryTable(WrappedTables):
     def streams(self) -> list[str]:
-        inner = pyiceberg_catalog(bw.Catalog("", self.inner, no_sql))
+        inner = pyiceberg_catalog(bw.Catalog("", self.inner, NotAsked()))
         return sorted(
             ".".join(table)
             for space in inner.list_namespaces()
@@ -433,7 +433,7 @@ def test_check_stream_names_what_is_wrong(
     stream: bw.Stream, broken: type[WrappedTable], says: str
 ) -> None:
     with pytest.raises(AssertionError, match=f"(?s)breaks its promises.*{says}"):
-        check_stream(bw.Stream(broken(stream.table), query=no_sql))
+        check_stream(bw.Stream(broken(stream.table), analysis=NotAsked()))
 
 
 def test_check_stream_reads_every_file(stream: bw.Stream) -> None:

@@ -31,9 +31,9 @@ from batchweave.errors import (
     UnsupportedFormat,
 )
 from batchweave.objects import Objects, open_objects
-from batchweave.sql.session import query
 from batchweave.state import PREFIX
 from batchweave.table import Committed, Lost
+from batchweave.testing.suite import NotAsked
 from tests.servers.catalogs import OTHERS, SQL
 from tests.servers.glue import GlueServer
 from tests.servers.proxy import Proxy
@@ -67,7 +67,7 @@ class Place:
         return (self.namespace, "tokens")
 
     def catalog(self) -> bw.Catalog:
-        return bw.Catalog("catalog", IcebergCatalog(self.plain()), query)
+        return bw.Catalog("catalog", IcebergCatalog(self.plain()), NotAsked())
 
     def plain(self) -> PyIcebergCatalog:
         """As another program has it. Botocore takes a second to make a client: one is shared."""

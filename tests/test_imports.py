@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each may import those before it, and nothing after it.
 CORE = [
     "errors",
+    "events",
     "clock",
     "pauses",
     "settings",
@@ -49,6 +50,7 @@ CORE = [
     "lineage",
     "stream",
     "catalog",
+    "assemble",
 ]
 OUTER = ["catalogs", "connectors", "sql"]
 # These, and batchweave/__init__.py, may import anything.

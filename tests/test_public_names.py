@@ -13,7 +13,8 @@ from pathlib import Path
 import batchweave
 
 HEAVY = [
-    "boto3", "click", "daft", "deltalake", "duckdb", "polars", "pyiceberg", "ray", "rich", "torch"
+    "boto3", "click", "daft", "deltalake", "duckdb", "openlineage", "polars", "pyiceberg", "ray",
+    "rich", "torch",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ Over the simulation's small table, on a store whose clock the test moves. The hi
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,14 @@ import pytest
 from batchweave import ledger as ledgers
 from batchweave.checkpoints import Checkpoints
 from batchweave.clock import SystemClock
-from batchweave.errors import Fenced, InvalidInput, InvalidSettings, StepReclaimed, StreamCorrupted
+from batchweave.errors import (
+    Fenced,
+    InvalidInput,
+    InvalidSettings,
+    StepReclaimed,
+    StoreUnavailable,
+    StreamCorrupted,
+)
 from batchweave.ledger import Ledger, LedgerRow, verify_rows
 from batchweave.objects import MemoryObjects
 from batchweave.paths import DATA, POSITIONS, upload_version
@@ -30,7 +38,7 @@ from batchweave.state import (
     reclaim,
     sweepable_below,
 )
-from batchweave.sweep import Sweep, SweepReport
+from batchweave.sweep import DELETES_PER_REQUEST_MIN, Sweep, SweepReport
 from batchweave.table import Change, Committed
 from tests.simulation.content import MESH, SCHEMA, Encoder, Item
 from tests.simulation.register import RegisterTable, physical
@@ -349,6 +357,34 @@ def test_files_of_others_are_never_touched(stream: Stream) -> None:
     stream.sweep()
     assert {info.path for info in stream.objects.list()} >= set(FOREIGN)
     assert not stream.files()
+
+
+@pytest.mark.parametrize("bearable", [20, 5, 4])
+def test_a_store_that_is_slow_to_delete_is_asked_for_less(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, bearable: int
+) -> None:
+    stream.publish(20)
+    stream.checkpoints.register("a", next_step=25)
+    asked: list[int] = []
+    delete = MemoryObjects.delete
+
+    def slow(self: MemoryObjects, paths: Iterable[str]) -> None:
+        wanted = list(paths)
+        asked.append(len(wanted))
+        if len(wanted) > bearable:
+            raise StoreUnavailable("the request timed out")
+        delete(self, wanted)
+
+    monkeypatch.setattr(MemoryObjects, "delete", slow)
+    if bearable < DELETES_PER_REQUEST_MIN:
+        with pytest.raises(StoreUnavailable):
+            stream.reclaim()
+        assert len(asked) == 4  # no longer than it takes to be sure
+        return
+    swept = stream.reclaim().swept
+    assert swept is not None
+    assert swept.files == 50
+    assert stream.files() == stream.named()
 
 
 def test_a_dry_sweep_tells_what_would_go(stream: Stream) -> None:

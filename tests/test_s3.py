@@ -15,7 +15,7 @@ import batchweave as bw
 from batchweave.demo.object_server import free_ports
 from batchweave.errors import ObjectExists, StoreUnavailable
 from batchweave.objects import Objects, open_objects
-from batchweave.sql.session import connect
+from batchweave.sql.session import Session
 from tests.servers.proxy import Proxy
 from tests.servers.seaweed import S3Server
 from tests.streams import QUICK, TOKENS, numbers, publish_numbers, tokens
@@ -148,12 +148,12 @@ def test_sql_reads_it_with_the_catalogs_credentials(
         publish_numbers(producer, 0, 3)
     found = stream.sql("select step, slice, count(*) from samples group by all order by all")
     assert found.fetchall() == [(step, index, 4) for step in range(3) for index in range(2)]
-    with connect(stream) as connection:
-        secrets = connection.execute("select * from duckdb_secrets()").fetchall()
+    with Session(stream) as session:
+        secrets = session.sql("select * from duckdb_secrets()").fetchall()
     assert len(secrets) == 1
     assert s3.secret_key not in str(secrets)
-    bucket = properties["warehouse"].split("/")[2]
-    assert f"'s3://{bucket}/'" in str(secrets), "the slash keeps longer names out"
+    folder = stream.table.objects.uri
+    assert f"'{folder}/'" in str(secrets), "the slash keeps longer names out"
 
 
 def test_no_secret_is_in_what_sql_says_of_an_error(

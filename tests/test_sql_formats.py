@@ -17,7 +17,7 @@ import batchweave as bw
 from batchweave.sql.extensions import OFFLINE, extension_path, open_offline
 from batchweave.sql.relation import Relation
 from batchweave.sql.scans import Rows, source_of
-from batchweave.sql.session import connect
+from batchweave.sql.session import Session
 from tests.servers.seaweed import S3Server
 from tests.streams import QUICK, TOKENS, publish_numbers
 
@@ -54,7 +54,7 @@ def made(
             properties = catalog_properties(kind)
         catalog = bw.load_catalog("sql", **properties)
         stream = catalog.create_stream("demo.tokens", schema=TOKENS, mesh=bw.Mesh(dp=2))
-        assert connect(stream).sql("from samples").fetchall() == []
+        assert Session(stream).sql("from samples").fetchall() == []
         with stream.producer("p", QUICK) as producer:
             publish_numbers(producer, 0, STEPS)
         return catalog.load_stream("demo.tokens")
@@ -67,7 +67,7 @@ def test_every_format_gives_the_same_answers_of_one_version(
     kind: str, made: Callable[[str], bw.Stream]
 ) -> None:
     stream = made(kind)
-    session = connect(stream)
+    session = Session(stream)
     for query, answer in ANSWERS.items():
         assert session.sql(query).fetchall() == answer, query
     lazy = stream.sql("select count(*) from samples")
@@ -93,6 +93,7 @@ def test_columns_come_in_one_order_with_one_type(
         "sequence": "BIGINT",
         "committed_at": "TIMESTAMP WITH TIME ZONE",
         "digest": "VARCHAR",
+        "dp": "INTEGER",
     }
 
 
@@ -129,7 +130,7 @@ def test_duckdb_looks_for_no_extension_by_itself(
     made: Callable[[str], bw.Stream], tmp_path: Path
 ) -> None:
     stream = made("delta")
-    session = connect(stream)
+    session = Session(stream)
     for name in OFFLINE:
         assert session.sql(f"select current_setting('{name}')").fetchall() == [(False,)]
     with pytest.raises(bw.InvalidSettings, match="st_point"):

@@ -224,12 +224,9 @@ def test_figures_say_what_reading_cost_and_are_metrics(tmp_path: Path) -> None:
     assert stats.requests == 5  # local files opened
     assert stats.bytes > 5 * 8 * 3 * 4
     assert 0 < stats.waited_s < WAIT_S_MAX
-    data: Any = exported.get_metrics_data()
     found = {
         metric.name: point.value
-        for resource in data.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
+        for metric in _metrics(exported)
         for point in metric.data.data_points
         if dict(point.attributes) == {"batchweave.stream": "demo.tokens", "batchweave.rank": 1}
     }
@@ -237,3 +234,20 @@ def test_figures_say_what_reading_cost_and_are_metrics(tmp_path: Path) -> None:
     assert found["batchweave.reader.next_step"] == 5
     assert found["batchweave.reader.bytes"] == stats.bytes
     assert found["batchweave.reader.wait"] == stats.waited_s
+    with StreamDataset(stream, rank=1, world_size=2, stop=3) as evaluated:  # one series with it
+        assert steps_of(evaluated) == [0, 1, 2]
+        for name, value in {"steps": 8, "next_step": 5}.items():
+            (metric,) = [
+                one for one in _metrics(exported) if one.name == f"batchweave.reader.{name}"
+            ]
+            assert [point.value for point in metric.data.data_points] == [value]
+
+
+def _metrics(exported: InMemoryMetricReader) -> list[Any]:
+    data: Any = exported.get_metrics_data()
+    return [
+        metric
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    ]

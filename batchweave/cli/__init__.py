@@ -6,9 +6,13 @@ streams. What is slow to import (table formats, SQL) is imported by the command 
 
 from __future__ import annotations
 
+from batchweave.cli.audit import audit
 from batchweave.cli.checkpoints import checkpoint
 from batchweave.cli.demo import demo
 from batchweave.cli.describe import describe
+from batchweave.cli.import_ import import_
+from batchweave.cli.ledger import ledger
+from batchweave.cli.lineage import lineage
 from batchweave.cli.program import program
 from batchweave.cli.register import register
 from batchweave.cli.retention import maintain, reclaim, sweep
@@ -17,8 +21,8 @@ from batchweave.cli.streams import create, drop, ls, seal
 from batchweave.cli.tail import tail
 
 for _command in (
-    *(create, register, ls, describe, tail, sql, checkpoint),
-    *(reclaim, sweep, maintain, seal, drop, demo),
+    *(create, import_, register, ls, describe, tail, sql, audit, lineage, checkpoint),
+    *(reclaim, sweep, maintain, ledger, seal, drop, demo),
 ):
     program.add_command(_command)
 

@@ -69,6 +69,8 @@ def describe(stream: str, as_json: bool) -> None:
         if key != "checkpoints":
             say(f"  {key.replace('_', ' '):<12} {cell(value)}")
     say(f"  {'size':<12} {sizes.batches} batches, {sizes.rows} rows, {size(sizes.bytes)}")
+    if state.lineage_columns:
+        say(f"  {'lineage':<12} {', '.join(state.lineage_columns)}")
     say(f"  {'location':<12} {opened.table.objects.uri}")
     if state.reclaims:
         say(f"  {'waiting':<12} {_waiting(state)}")
@@ -116,6 +118,7 @@ def _described(stream: bw.Stream, state: bw.StreamState, sizes: _Sizes) -> dict[
         "mesh": state.mesh.axes,
         "slices": state.mesh.slices,
         "columns": columns_of(stream),
+        "lineage_columns": state.lineage_columns,
         "head": _head_of(state),
         "producers": _producers_of(state),
         "checkpoints": [checkpoint_of(one) for one in listed(state)],

@@ -10,17 +10,18 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID  # noqa: TID251 - the class, not the generators
 
 import click
 import pyarrow as pa
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +30,7 @@ FOLDED_LENGTH = 28
 HASH_LENGTH = 10
 WIDTH_MIN = 4
 BORDER = 4
+Advance: TypeAlias = Callable[[int, int], None]
 _HASH = re.compile(r"[0-9a-f]{24,}")
 
 
@@ -69,6 +71,37 @@ def waiting(text: str) -> Iterator[None]:
         return
     with console.status(f"{text} …"):
         yield
+
+
+@contextmanager
+def progress(doing: str, then: str, *, unit: str) -> Iterator[Advance]:
+    """What is done, how far and for how long, on a terminal; nothing elsewhere.
+
+    The function takes what is done and what there is in all, 0 where that is not known. Once all of
+    it is done, ``then`` follows.
+    """
+    console = messages()
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"{doing} …", total=None, count="")
+
+        def advance(done: int, total: int) -> None:
+            if total and done >= total:
+                bar.update(task, description=f"{then} …", total=None, count="")
+            else:
+                count = f"{done} of {total} {unit}" if total else f"{done} {unit}"
+                bar.update(task, completed=done, total=total or None, count=count)
+
+        yield advance
 
 
 def print_json(value: Any) -> None:
@@ -199,6 +232,8 @@ def plain(value: Any) -> Any:
         return {
             key if isinstance(key, str) else cell(key): plain(one) for key, one in value.items()
         }
+    if isinstance(value, pa.MonthDayNano):
+        return _interval(value)
     if isinstance(value, (list, tuple)):
         return [plain(one) for one in value]
     if isinstance(value, (bytes, bytearray)):
@@ -208,6 +243,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     return str(value) if isinstance(value, (Decimal, UUID)) else repr(value)
+
+
+def _interval(value: Any) -> str:
+    """An interval as SQL writes it: ``1 month 2 days 03:04:05.678``."""
+    counts = [(value.months, "month"), (value.days, "day")]
+    words = [f"{count} {unit}{'s' * (abs(count) != 1)}" for count, unit in counts if count]
+    seconds, rest = divmod(abs(value.nanoseconds), 10**9)
+    sign = "-" * (value.nanoseconds < 0)
+    clock = f"{sign}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    fraction = f".{rest:09}".rstrip("0") if rest else ""
+    return " ".join([*words, clock + fraction])
 
 
 def moment(milliseconds: int) -> str:

@@ -1,7 +1,7 @@
 """The program around the commands: global options, errors as one line, exit codes.
 
 0 ok, 1 the stream or the store failed, 2 the user's mistake, 3 refused to this producer,
-130 stopped by the user.
+4 an audit failed, 130 stopped by the user.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from batchweave.errors import (
 FAILED = 1
 MISTAKE = 2
 REFUSED = 3
+UNSOUND = 4
 STOPPED = 130
 PIPE_CLOSED = 141
 
@@ -45,7 +46,7 @@ NO_SQL = "SQLAlchemy support not installed"  # as pyiceberg says it
 
 EPILOG = """\
 Exit codes: 0 ok, 1 the stream or the store failed, 2 wrong usage or input, 3 refused to a producer
-(fenced, closed, not committed), 130 stopped by Ctrl-C or by a 'no'.
+(fenced, closed, not committed), 4 an audit failed, 130 stopped by Ctrl-C or by a 'no'.
 
 A first stream: batchweave --warehouse ./warehouse create demo.tokens --mesh dp=4
 --column "tokens=list<int32>". With no set-up at all: batchweave demo.

@@ -11,11 +11,10 @@ from types import FrameType
 from typing import Any
 
 import click
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import batchweave as bw
 from batchweave.cli.options import find_stream, global_options, open_catalog, open_stream
-from batchweave.cli.output import complain, messages, note, print_json, print_json_line, say
+from batchweave.cli.output import complain, note, print_json, print_json_line, progress, say
 from batchweave.cli.output import size as readable
 from batchweave.cli.program import hints_of
 from batchweave.cli.streams import confirm, json_option, yes_option
@@ -34,7 +33,6 @@ FOR_GOOD = "It cannot be undone."
 LOOKING = ("looking for what may go", "looking for what may go")
 RECLAIMING = ("reclaiming", "deleting files")
 DELETING = ("deleting files", "deleting files")
-Advance = Callable[[int, int], None]
 
 
 class Duration(click.ParamType[float]):
@@ -111,7 +109,7 @@ def reclaim(
     opened = open_stream(stream)
 
     def run(dry: bool) -> ReclaimReport:
-        with _progress(*(LOOKING if dry else RECLAIMING), unit="steps") as advance:
+        with progress(*(LOOKING if dry else RECLAIMING), unit="steps") as advance:
             return opened.reclaim(
                 keep_checkpoints=keep_checkpoints,
                 keep_steps=keep_steps,
@@ -166,7 +164,7 @@ def sweep(
     opened = open_stream(stream)
 
     def run(dry: bool) -> SweepReport:
-        with _progress(*(LOOKING if dry else DELETING), unit="files") as advance:
+        with progress(*(LOOKING if dry else DELETING), unit="files") as advance:
             return opened.sweep(
                 grace_s=grace,
                 dry_run=dry,
@@ -306,37 +304,6 @@ def _swept(report: SweepReport, grace_s: float) -> str:
         return text
     verb = "waits for its" if waiting == 1 else "wait for their"
     return f"{text}; {_many(waiting, 'reclaim')} {verb} grace period of {duration_text(grace_s)}"
-
-
-@contextmanager
-def _progress(doing: str, then: str, *, unit: str) -> Iterator[Advance]:
-    """What is done, how far and for how long, on a terminal; nothing elsewhere.
-
-    The function takes what is done and what there is in all, 0 where that is not known. Once all of
-    it is done, ``then`` follows.
-    """
-    console = messages()
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[count]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"{doing} …", total=None, count="")
-
-        def advance(done: int, total: int) -> None:
-            if total and done >= total:
-                bar.update(task, description=f"{then} …", total=None, count="")
-            else:
-                count = f"{done} of {total} {unit}" if total else f"{done} {unit}"
-                bar.update(task, completed=done, total=total or None, count=count)
-
-        yield advance
 
 
 @contextmanager

@@ -72,10 +72,23 @@ def _columns(
     metavar="FILE",
     help="Take the columns of a Parquet file instead.",
 )
+@click.option(
+    "--lineage-column",
+    "lineage_columns",
+    metavar="NAME",
+    multiple=True,
+    help="A column of document IDs (strings, integers, lists of those), repeatable: `lineage` "
+    "answers for it even when the data is gone.",
+)
 @json_option
 @global_options()
 def create(
-    stream: str, mesh: bw.Mesh, columns: list[pa.Field], schema_from: Path | None, as_json: bool
+    stream: str,
+    mesh: bw.Mesh,
+    columns: list[pa.Field],
+    schema_from: Path | None,
+    lineage_columns: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Create a stream; its namespace and folder are made if needed."""
     if bool(columns) == bool(schema_from):
@@ -83,11 +96,22 @@ def create(
     schema = pa.schema(columns) if schema_from is None else _schema_of(schema_from)
     catalog = open_catalog(may_create=True)
     with waiting(f"creating {stream}"):
-        made = catalog.create_stream(stream, schema=schema, mesh=mesh)
+        made = catalog.create_stream(
+            stream, schema=schema, mesh=mesh, lineage_columns=lineage_columns
+        )
     if as_json:
-        print_json({"stream": made.name, "mesh": mesh.axes, "columns": columns_of(made)})
+        print_json(
+            {
+                "stream": made.name,
+                "mesh": mesh.axes,
+                "columns": columns_of(made),
+                "lineage_columns": lineage_columns,
+            }
+        )
         return
-    say(f"created {made.name}: {mesh}, {mesh.slices} slices, columns {', '.join(schema.names)}")
+    traced = f", lineage of {', '.join(lineage_columns)}" if lineage_columns else ""
+    names = ", ".join(schema.names)
+    say(f"created {made.name}: {mesh}, {mesh.slices} slices, columns {names}{traced}")
 
 
 def _schema_of(path: Path) -> pa.Schema:

@@ -10,12 +10,10 @@ QUERY = """
 with read as (
     select producer, count(distinct path) as files, sum(len(tokens))::bigint as tokens
     from samples group by producer
-), written as (
-    select producer, sum(bytes)::bigint as bytes from batches group by producer
 )
 select producer, generation, batches as steps, rows as chunks, files, tokens,
     round(bytes / tokens, 2) as "bytes a token"
-from producers join read using (producer) join written using (producer)
+from producers join read using (producer)
 order by producer
 """
 

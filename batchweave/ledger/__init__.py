@@ -9,14 +9,16 @@ history to the head's, and a running hash of the rows themselves, whose end is i
 state: so the first row that was changed, lost or moved is named.
 
 `rows` says what a row is and how rows hold together, without I/O; `sources` reads what only the
-batch's files know; `records` writes rows and reads them back.
+batch's files know; `records` writes rows and reads them back; `restart` goes on without rows that
+are lost for good.
 Imports: standard library, pyarrow, errors, clock, mesh, objects, state, table, parquet, batch,
 commit, session, reader, checkpoints.
 """
 
 from batchweave.ledger.records import PRODUCER, SUFFIX, Ledger, is_left_over
+from batchweave.ledger.restart import LedgerRestart, lost_rows, restart, telling_the_way_out
 from batchweave.ledger.rows import MESH, SCHEMA, LedgerRow, Place, next_record, verify_rows
-from batchweave.ledger.sources import batch_sources
+from batchweave.ledger.sources import Origins, batch_origins, lineage_text
 
 __all__ = [
     "MESH",
@@ -24,10 +26,16 @@ __all__ = [
     "SCHEMA",
     "SUFFIX",
     "Ledger",
+    "LedgerRestart",
     "LedgerRow",
+    "Origins",
     "Place",
-    "batch_sources",
+    "batch_origins",
     "is_left_over",
+    "lineage_text",
+    "lost_rows",
     "next_record",
+    "restart",
+    "telling_the_way_out",
     "verify_rows",
 ]

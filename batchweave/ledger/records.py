@@ -8,26 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from batchweave.batch import check_slices, position_from_text, position_to_text
 from batchweave.checkpoints import Checkpoint, listed
 from batchweave.clock import Clock
-from batchweave.commit import Retries
+from batchweave.commit import Retries, commit
 from batchweave.errors import NotCommitted, ObjectNotFound, StoreUnavailable, StreamCorrupted
 from batchweave.ledger.rows import MESH, SCHEMA, LedgerRow, Place, from_arrow, to_arrow
-from batchweave.ledger.sources import batch_sources
+from batchweave.ledger.sources import Origins, batch_origins
 from batchweave.parquet import encode
 from batchweave.reader import fetch_slices
 from batchweave.runs import runs
 from batchweave.session import Session, Staged
 from batchweave.state import StreamState, check_generation, next_chain
-from batchweave.table import BatchEntry, Committed, Table, newer_head
+from batchweave.table import BatchEntry, Change, Committed, Head, Table, newer_head
 
 SUFFIX = "__ledger"
 PRODUCER = "reclaim"
 ROWS_PER_BATCH = 2048
+LINEAGE_BYTES_PER_BATCH = 64 << 20
 READ_THREADS = 8
 PLACE_BYTES_MAX = 4096
 RETRIES = Retries()
@@ -86,8 +87,11 @@ class Ledger:
         place = Place.from_position(session.position)
         missing = self._missing(entries, place)
         try:
-            for rows in runs(self._rows(table, state, missing, place), ROWS_PER_BATCH):
-                place = Place(rows[-1].step + 1, rows[-1].chain, rows[-1].record)
+            for rows in _portions(self._rows(table, state, missing, place)):
+                last = rows[-1]
+                place = replace(
+                    place, next_step=last.step + 1, chain=last.chain, record=last.record
+                )
                 self._publish(session, rows, place)
         except ObjectNotFound as error:
             now = self._retried(self.table.head).state
@@ -99,12 +103,40 @@ class Ledger:
             ) from error
         return len(missing)
 
+    def give_up(self, stop: int) -> Place:
+        """Have the rows go on at ``stop``; that none come before it stays recorded for good.
+
+        Nothing where they go as far. Whoever records at the same time is fenced.
+
+        Raises:
+            Fenced: another process records or does the same; it carries on.
+            NotCommitted: the ledger's table could not be written.
+        """
+        session = Session(
+            self.table, self._producer, clock=self._clock, position_bytes_inline_max=PLACE_BYTES_MAX
+        )
+        session.open()
+
+        def plan(head: Head) -> Change | None:
+            known = check_generation(head.state, self._producer, session.generation)
+            place = Place.from_position(position_from_text(known.position))
+            if place.next_step >= stop:
+                return None
+            position = position_to_text(place.across(stop).to_position())
+            producers = {**head.state.producers, self._producer: replace(known, position=position)}
+            return Change(replace(head.state, producers=producers))
+
+        commit(self.table, plan, clock=self._clock, what=f"giving up rows before step {stop}")
+        return self._retried(self.place)
+
     def _missing(self, entries: Sequence[BatchEntry], place: Place) -> list[BatchEntry]:
         """The batches from ``place`` on; there must be no gap between."""
         if entries and place.next_step < entries[0].step:
             raise StreamCorrupted(
                 f"the ledger of {self._of} ends before step {place.next_step}, and the data is "
-                f"gone below step {entries[0].step}: was {self.table.name} replaced?"
+                f"gone below step {entries[0].step}: was {self.table.name} replaced? If its rows "
+                "cannot be brought back, restart_ledger (batchweave ledger restart) goes on "
+                "without them"
             )
         return [entry for entry in entries if entry.step >= place.next_step]
 
@@ -112,13 +144,13 @@ class Ledger:
         self, table: Table, state: StreamState, entries: Sequence[BatchEntry], place: Place
     ) -> Iterator[LedgerRow]:
         """The rows of batches that follow ``place``, with both hashes carried on."""
-        checkpoints = listed(state)
+        checkpoints, columns = listed(state), state.lineage_columns
 
-        def sourced(entry: BatchEntry) -> tuple[BatchEntry, tuple[str | None, ...]]:
-            return entry, self._retried(lambda: batch_sources(table, entry))
+        def traced(entry: BatchEntry) -> tuple[BatchEntry, Origins]:
+            return entry, self._retried(lambda: batch_origins(table, entry, columns))
 
-        for entry, sources in self._each(sourced, entries):
-            row = _row(entry, sources, checkpoints, place.chain)
+        for entry, origins in self._each(traced, entries):
+            row = _row(entry, origins, checkpoints, place.chain)
             place = place.after(row)
             yield replace(row, record=place.record)
 
@@ -133,7 +165,7 @@ class Ledger:
         )
         sequence = session.sequence + 1
         part, version = self._retried(lambda: session.upload(sequence, 0, encoded))
-        position = position_to_text(asdict(after))
+        position = position_to_text(after.to_position())
         session.stage(Staged(sequence, (encoded,), (part,), version, position))
         self._retried(lambda: self._attempt(session))
 
@@ -202,13 +234,27 @@ def is_left_over(ledger: Table, owner: str) -> bool:
     return any(name != _producer(owner) for name in ledger.head().state.producers)
 
 
+def _portions(rows: Iterable[LedgerRow]) -> Iterator[list[LedgerRow]]:
+    """Rows that are published together: bounded in number, and in what their lineage takes."""
+    portion: list[LedgerRow] = []
+    size = 0
+    for row in rows:
+        portion.append(row)
+        size += sum(map(len, row.lineage or ()))
+        if len(portion) >= ROWS_PER_BATCH or size >= LINEAGE_BYTES_PER_BATCH:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
 def _producer(owner: str) -> str:
     return f"{PRODUCER}-{owner}" if owner else PRODUCER
 
 
 def _row(
     entry: BatchEntry,
-    sources: tuple[str | None, ...],
+    origins: Origins,
     checkpoints: Sequence[Checkpoint],
     chain: str,
 ) -> LedgerRow:
@@ -223,7 +269,9 @@ def _row(
         rows=entry.rows,
         bytes=entry.bytes,
         digests=digests,
-        sources=sources,
+        sources=origins.sources,
         checkpoint=next(covering, None),
         chain=next_chain(chain, entry.step, digests),
+        version=entry.version,
+        lineage=origins.lineage,
     )

@@ -9,8 +9,8 @@ commits. What the caller waits for is only room (bounded pending data) and, if i
 * A newer opener of the name fences this one: `Fenced`, for good.
 
 A batch goes from the facade (``producer``) into the ``backlog``, which all threads share, to the
-threads of ``uploads`` and to the ``committer``; its ``receipt`` says where it landed. The facade
-imports the others, and these the backlog.
+threads of ``uploads`` and to the ``committer``; its ``receipt`` says where it landed, and
+``notices`` tell the stream's listeners. The facade imports the others, and these the backlog.
 """
 
 from __future__ import annotations

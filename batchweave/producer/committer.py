@@ -1,6 +1,6 @@
 """The committer: one thread that stages what is uploaded and attempts commits when DAC says so.
 
-Imports: standard library, errors, clock, dac, table, session, backlog.
+Imports: standard library, errors, clock, dac, table, session, backlog, notices.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from batchweave import dac
 from batchweave.clock import Clock
 from batchweave.errors import BatchWeaveError, ProducerClosed, StoreError, StoreUnavailable
 from batchweave.producer.backlog import RETRY_FIRST_S, RETRY_MAX_S, Backlog
+from batchweave.producer.notices import Notices
 from batchweave.session import Session, Staged
 from batchweave.table import Committed, Lost, Outcome, Table, Unknown
 
@@ -27,12 +28,14 @@ class Committer:
         session: Session,
         policy: dac.CommitPolicy,
         backlog: Backlog,
+        notices: Notices,
         clock: Clock,
     ) -> None:
         self._table = table
         self._session = session
         self._policy = policy
         self._backlog = backlog
+        self._notices = notices
         self._clock = clock
         self._thread = threading.Thread(
             target=self._commit_loop, name=f"batchweave-commit-{session.name}", daemon=True
@@ -59,10 +62,14 @@ class Committer:
                 else:
                     wait_s = RETRY_FIRST_S
         except BatchWeaveError as error:
-            self._backlog.fail(error)
+            self._fail(error)
         except BaseException as error:
-            self._backlog.fail(ProducerClosed(f"the committing thread failed: {error!r}"), error)
+            self._fail(ProducerClosed(f"the committing thread failed: {error!r}"), error)
             raise
+
+    def _fail(self, error: BatchWeaveError, cause: BaseException | None = None) -> None:
+        self._notices.failed(cause or error)
+        self._backlog.fail(error, cause)
 
     def _attempt(self) -> StoreError | None:
         """One turn of the controller: look at the head, and try if it says so."""
@@ -130,13 +137,14 @@ class Committer:
             if self._session.staged and pending.failed():
                 break  # what is before it goes first; then its failure is raised here
             uploads = [future.result() for future in pending.uploads]
+            parts = tuple(part for _, part, _ in uploads)
             staged = Staged(
                 sequence=pending.sequence,
                 encoded=tuple(encoded for encoded, _, _ in uploads),
-                parts=tuple(part for _, part, _ in uploads),
+                parts=parts,
                 upload_version=min(version for _, _, version in uploads),
                 position=pending.position.result(),
-                done=self._backlog.landed,
+                done=self._notices.before(self._backlog.landed, pending.sequence, parts),
             )
             self._backlog.resize(pending, staged.bytes)
             self._session.stage(staged)

@@ -1,7 +1,7 @@
 """The facade: a named writer of a stream, as users hold it.
 
-It checks what is published and hands it on. Imports: standard library, errors, clock, settings,
-dac, table, parquet, batch, session, and the other modules of this package.
+It checks what is published and hands it on. Imports: standard library, errors, events, clock,
+settings, dac, table, parquet, batch, session, and the other modules of this package.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from batchweave.batch import Position, check_slices, check_source, position_to_t
 from batchweave.clock import Clock, SystemClock
 from batchweave.dac import Controller, DacSettings
 from batchweave.errors import BatchWeaveError, InvalidBatch
+from batchweave.events import Listeners
 from batchweave.producer.backlog import Backlog, Pending
 from batchweave.producer.committer import Committer
+from batchweave.producer.notices import Notices
 from batchweave.producer.receipt import Receipt
 from batchweave.producer.uploads import Uploads
 from batchweave.session import Session
@@ -35,6 +37,7 @@ class Producer:
         name: str,
         settings: ProducerSettings | None = None,
         clock: Clock | None = None,
+        listeners: Listeners | None = None,
     ) -> None:
         settings = settings or ProducerSettings()
         self._clock = clock or SystemClock()
@@ -61,7 +64,11 @@ class Producer:
         self._mesh = table.mesh
         self._backlog = Backlog(name, table.name, position, settings, self._clock)
         self._uploads = Uploads(table, self._session, self._backlog, settings)
-        self._committer = Committer(table, self._session, policy, self._backlog, self._clock)
+        self._notices = Notices(listeners, self._session, self._clock)
+        self._committer = Committer(
+            table, self._session, policy, self._backlog, self._notices, self._clock
+        )
+        self._notices.opened()
         self._committer.start()
 
     # -- what it is ------------------------------------------------------------------------
@@ -166,7 +173,9 @@ class Producer:
             return
         self._committer.join()
         self._uploads.close()
-        self._backlog.end(self._last_look())
+        outcome, left = self._last_look(), self.pending
+        self._backlog.end(outcome)
+        self._notices.closed(left)
 
     def _last_look(self) -> str:
         """Settle the last attempt if its answer was lost; what to say of batches that are left."""
@@ -191,6 +200,7 @@ class Producer:
         trace: TracebackType | None,
     ) -> None:
         """Flush and close; after an exception of the caller's, close without flushing."""
+        self._notices.error = self._notices.error or error
         self.close(flush=error is None)
 
     def __repr__(self) -> str:

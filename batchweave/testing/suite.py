@@ -70,7 +70,7 @@ class Conformance:
         that is put to the test.
         """
         tables = WrappedTables(catalog.tables, lambda table: FaultyTable(table, faults))
-        return contextlib.nullcontext(bw.Catalog(catalog.name, tables, no_sql))
+        return contextlib.nullcontext(bw.Catalog(catalog.name, tables, NotAsked()))
 
     def make_foreign_table(self, catalog: bw.Catalog, name: str) -> None:
         """Let another program create a table, not a stream, of that name in the catalog."""
@@ -153,9 +153,20 @@ class Conformance:
         return process
 
 
-def no_sql(stream: bw.Stream, sql: str) -> Any:
+class NotAsked:
     """A stream of a test's own making is not asked by SQL."""
-    raise bw.InvalidSettings(f"{stream.name} is asked by SQL through the catalog that it came from")
+
+    def sql(self, stream: bw.Stream, *_: object) -> Any:
+        """Refuse."""
+        raise bw.InvalidSettings(f"{stream.name} is asked through the catalog that it came from")
+
+    def audit(self, stream: bw.Stream, **_: object) -> Any:
+        """Refuse."""
+        return self.sql(stream)
+
+    def lineage(self, stream: bw.Stream, *_: object) -> Any:
+        """Refuse."""
+        return self.sql(stream)
 
 
 @contextlib.contextmanager

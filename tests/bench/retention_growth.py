@@ -30,6 +30,7 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import batchweave as bw
+from batchweave.ledger import Origins
 from batchweave.paths import data_path
 from batchweave.state import Numbered, append, check_generation
 from batchweave.table import BatchEntry, Change, Committed, Part, Table
@@ -207,7 +208,10 @@ def main() -> int:
         f"{'steps':>9} {'meta MB':>8} {'files':>6} {'manif.':>6} {'commit ms':>9} {'upkeep':>7} "
         f"{'reclaim ms':>10} {'load ms':>7} {'ledger MB':>9} {'files':>6} {'rows MB':>8}"
     )
-    made_up = patch("batchweave.ledger.records.batch_sources", lambda table, entry: ("made up",))
+    made_up = patch(
+        "batchweave.ledger.records.batch_origins",
+        lambda table, entry, columns: Origins(("made up",)),
+    )
     steps = options.steps
     early, late = Span(EARLY_STEPS, 2 * EARLY_STEPS), Span(steps - EARLY_STEPS, steps)
     with tempfile.TemporaryDirectory() as folder, made_up:

@@ -36,6 +36,15 @@ from tests.torch_streams import numbered_stream
 
 TOKENS = pa.schema([("tokens", pa.list_(pa.int32()))])
 STEP_S = 0.05
+PRODUCT = (
+    ("fork", 0, (1, 2, 4, 8), 1),
+    ("fork", 1, (1, 2, 4, 8), 1),
+    ("fork", 3, (1, 2, 4, 8), 1),
+    ("spawn", 1, (1, 2, 4, 8), 4),
+    ("spawn", 3, (1, 8), 4),
+)
+"""How workers start, how many, on which world sizes, and every which state is restored: a spawned
+worker imports torch first, so that all of it would take an hour on two cores."""
 
 
 def token_stream(catalog: bw.Catalog, steps: int, *, rows: int, width: int, slices: int = 4) -> Any:
@@ -126,18 +135,21 @@ def product() -> None:
             return StreamDataset(stream, rank=rank, world_size=world)
 
         reference = check_world_sizes(make, [1])
-        for method, workers in [("fork", 0), ("fork", 1), ("fork", 3), ("spawn", 1), ("spawn", 3)]:
+        for method, workers, worlds, every in PRODUCT:
             context: Any = {"multiprocessing_context": method} if workers else {}
             loader = plain_loader(num_workers=workers, **context)
-            assert check_world_sizes(make, [1, 2, 4, 8], loader=loader) == reference
-            states = 8 if method == "fork" else 2
-            for world in (1, 2, 4, 8):
+            assert check_world_sizes(make, worlds, loader=loader) == reference
+            for world in worlds:
                 check_resume(
                     lambda world=world: make(world - 1, world),  # type: ignore[misc]
                     loader=loader,
-                    every=8 // states,
+                    every=every,
                 )
-            print(f"{method}, {workers} workers: worlds 1, 2, 4, 8 equal, every state restores")
+            print(
+                f"{method}, {workers} workers: worlds {', '.join(map(str, worlds))} equal, every "
+                f"{'' if every == 1 else f'{every}th '}state restores",
+                flush=True,
+            )
 
 
 def kills() -> None:

@@ -254,6 +254,7 @@ def _line(batch: BatchEntry) -> str:
             part.offsets,
             part.data_end,
             part.column_bytes,
+            part.source,
         )
         for part in batch.parts
     ]

@@ -36,6 +36,7 @@ from batchweave.objects import MemoryObjects, Objects
 from batchweave.side_objects import decode_text
 from batchweave.state import PREFIX, StreamState, from_properties, to_properties
 from batchweave.table import BatchEntry, Part, Table
+from batchweave.testing.suite import NotAsked
 from tests.simulation import register
 from tests.simulation.chronicle import Chronicle, Version, Written
 from tests.simulation.content import MESH, SCHEMA, Encoder
@@ -189,7 +190,7 @@ class Iceberg:
     def __init__(self) -> None:
         catalog = ObjectStoreCatalog("simulated", warehouse=ROOT)
         tables = IcebergCatalog(catalog)
-        made = Catalog("simulated", tables, lambda stream, query: None)
+        made = Catalog("simulated", tables, NotAsked())
         table = made.create_stream(".".join(NAME), schema=SCHEMA, mesh=MESH).table
         rows = to_properties(StreamState(mesh=ledger.MESH))
         rows[PREFIX + "schema"] = schema_to_text(ledger.SCHEMA)
@@ -304,7 +305,8 @@ def _iceberg_versions(ordered: Sequence[Written], folder: str, io: FileIO) -> li
 def _entry(entry: ManifestEntry, folder: str) -> BatchEntry:
     """One part of a batch, as a batch."""
     file = entry.data_file
-    (bound,) = file.lower_bounds.values()  # of the slice column
+    bound = file.lower_bounds[min(file.value_counts)]  # of the slice column, the only one counted
+    source = next((text for text in file.lower_bounds.values() if text != bound), None)
     part = Part(
         path=file.file_path.removeprefix(f"{ROOT}/{folder}"),
         digest=file.partition[4],
@@ -314,6 +316,7 @@ def _entry(entry: ManifestEntry, folder: str) -> BatchEntry:
         bytes=file.file_size_in_bytes,
         offsets=tuple(file.split_offsets or ()),
         data_end=0,
+        source=None if source is None else source.decode(),
     )
     step, producer, sequence, committed_at, _ = (file.partition[at] for at in range(5))
     return BatchEntry(step, producer, sequence, committed_at // 1000, (part,))
@@ -326,7 +329,7 @@ def _whole(parts: Sequence[BatchEntry]) -> BatchEntry:
 
 def _row(file: DataFile, items: dict[str, bytes]) -> FinalRow:
     path = file.file_path.removeprefix(f"{ROOT}/")
-    (bound,) = file.lower_bounds.values()  # of the slice column
+    bound = file.lower_bounds[min(file.value_counts)]  # of the slice column, the only one counted
     return FinalRow(
         step=file.partition[0],
         producer=file.partition[1],
