@@ -21,6 +21,7 @@ from batchweave.ledger import (
     Ledger,
     LedgerRestart,
     Place,
+    is_sound,
     lost_rows,
     restart,
     telling_the_way_out,
@@ -254,7 +255,8 @@ class Stream:
         Only for a ledger that cannot be brought back. It goes on at the watermark, keeps the rows
         that it has, and records which steps have none; the stream's chain begins anew there. So
         what verifies the ledger says from which step on the history is proven. ``discard`` deletes
-        the ledger's table first, for one whose rows cannot be read. A table that cannot be opened
+        the ledger's table first, for one whose rows cannot be read; one whose rows
+        verify is kept all the same. A table that cannot be opened
         at all is deleted by nobody: move it away first. ``dry_run`` tells what would be given up
         and changes nothing. Safe to repeat after a crash.
 
@@ -267,12 +269,16 @@ class Stream:
         head = self._table.head()
         with telling_the_way_out(self.name):
             ledger = self.ledger
-            place = Place() if ledger is None or discard else ledger.place()
+            place = Place() if ledger is None else ledger.place()
+            if discard and ledger is not None:
+                discard = not is_sound(ledger, place)
+                place = Place() if discard else place
         plan = replace(lost_rows(place, head, self.name), discarded=discard)
         if dry_run:
             return plan
         if discard:
             self._ledger_kept = self._ledger_table(True, discard=True)
+            plan = replace(lost_rows(Place(), self._table.head(), self.name), discarded=True)
         gaps = restart(self._table, self._make_ledger(), plan.stop, self._clock).gaps
         return replace(plan, dry_run=False, gaps=gaps)
 

@@ -45,6 +45,8 @@ GRACE_S = 3600.0
 GRACE_S_MAX = 3650 * 24 * 3600.0
 DELETES_PER_REQUEST = 200
 DELETES_PER_REQUEST_MIN = 5
+FAILURES_MAX = 6
+PAUSE_S = 0.2
 """A store that does not manage so many within a request's time is asked for a quarter of them."""
 RESOLUTION_MS = 1000
 """S3 and Azure date objects in whole seconds, rounded down: so much later they may be."""
@@ -186,16 +188,21 @@ class Sweep:
         """
         began_s = self._clock.monotonic_s()
         paths = [info.path for info in doomed]
+        failures = 0
         while paths:
             some = paths[: self._per_request]
             self._table.head()
             try:
                 self._table.objects.delete(some)
             except StoreUnavailable:
-                if self._per_request == DELETES_PER_REQUEST_MIN:
+                failures += 1
+                if self._per_request == DELETES_PER_REQUEST_MIN and failures >= FAILURES_MAX:
                     raise
                 self._per_request = max(DELETES_PER_REQUEST_MIN, self._per_request // 4)
+                self._clock.sleep(PAUSE_S * failures)
             else:
+                failures = 0
+                self._per_request = min(DELETES_PER_REQUEST, 2 * self._per_request)
                 paths = paths[len(some) :]
         if self._deletes_per_s is not None:
             took_s = self._clock.monotonic_s() - began_s

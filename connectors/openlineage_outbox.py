@@ -19,6 +19,8 @@ from typing import Any, Generic, TypeVar
 
 from batchweave.clock import Clock
 
+PAUSE_S = 1.0
+
 _log = logging.getLogger("batchweave.openlineage")
 
 E = TypeVar("E")
@@ -186,11 +188,20 @@ class Outbox(Generic[E]):
         while not self._closed:
             due_s, now_s = self._work.next_s(), self._clock.monotonic_s()
             if due_s is not None and due_s <= now_s:
-                self._work.tell_due()
+                self._tell_due()
             if self._queue:
                 return self._queue.popleft()
             self.changed.wait(None if due_s is None else max(0.0, due_s - now_s))
         return None
+
+    def _tell_due(self) -> None:
+        """Put what is due into the queue; what fails in it is lost, and the thread goes on."""
+        try:
+            self._work.tell_due()
+        except Exception as error:  # noqa: BLE001 - or no event would ever be sent again
+            self._failed += 1
+            _log.warning("an OpenLineage event could not be made and is lost: %r", error)
+            self.changed.wait(PAUSE_S)  # it is due still
 
     def _tried(self, event: E) -> str | None:
         """Send; what to say if that failed."""

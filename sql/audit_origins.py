@@ -17,7 +17,7 @@ from batchweave.ledger import batch_origins
 from batchweave.runs import runs
 from batchweave.side_objects import decode_text
 from batchweave.sql.audit_making import Making, table
-from batchweave.sql.audit_sources import places_of, spans_of
+from batchweave.sql.audit_sources import places_of, said_by
 from batchweave.sql.session import Session
 from batchweave.state import ProducerState
 from batchweave.table import BatchEntry, Part
@@ -100,7 +100,7 @@ def newest_ranges(making: Making) -> pa.Table:
             said += [(newest[step], step, one) for step, one in _sources_of_steps(making, steps)]
         except BatchWeaveError as error:
             making.notes["newest_ranges"] = f"the newest sources cannot be read: {error}"
-    found = _ranges(said)
+    found, _ = _ranges(said)
     named = zip(*(found.column(name).to_pylist() for name in ("producer", "thing")), strict=True)
     compared = {producer for producer, _ in placed.intersection(named)}
     given = sum(one.position is not None for one in state.producers.values())
@@ -145,8 +145,10 @@ def _recorded(making: Making, condition: str = "true") -> list[tuple[str, int, s
 def source_ranges(making: Making) -> pa.Table:
     """The ranges that all sources name; ``start`` is null where one names none.
 
+    (What an assembler wrote is left out where it names none: its text does not stand for its data.)
     What only the data files say is read where that was asked for.
     """
+    notes = []
     if making.deep:
         said = making.rows(
             "select distinct owners.producer, step, source from sources join "
@@ -154,34 +156,46 @@ def source_ranges(making: Making) -> pa.Table:
             "where source is not null"
         )
     else:
-        said = making.rows(
-            "select distinct producer, step, source from parts where source is not null"
-        )
-        said += set(_recorded(making))
+        listed = making.rows("select producer, step, source from parts where source is not null")
+        said = list({*listed, *_recorded(making)})
         untold = making.rows("select count(distinct step) from parts where source is null")[0][0]
         if untold:
-            making.notes["source_ranges"] = (
+            notes.append(
                 f"only the data files can tell the sources of some batches ({untold}): "
                 "a deep audit reads them"
             )
-    return _ranges(said)
+    found, unnamed = _ranges(said)
+    if unnamed:
+        notes.append(
+            f"{unnamed} of {len(said)} sources name no range, or not for all of their rows: "
+            "these cannot be compared"
+        )
+    making.notes["source_ranges"] = "; ".join(notes)
+    return found
 
 
-def _ranges(said: Iterable[tuple[str, int, str]]) -> pa.Table:
+def _ranges(said: Iterable[tuple[str, int, str]]) -> tuple[pa.Table, int]:
+    """The ranges that sources name, and how many of them name none, or not all."""
+    unnamed = 0
     columns: dict[str, list[Any]] = {
         name: [] for name in ("producer", "step", "thing", "start", "stop")
     }
     for producer, step, source in said:
+        told = said_by(source, producer)
+        unnamed += not told.complete
         named: list[tuple[str, int | None, int | None]] = [
-            (one.thing, one.start, one.stop) for one in spans_of(source, producer)
+            (one.thing, one.start, one.stop) for one in told.spans
         ]
-        for values in named or [(source, None, None)]:
+        if not named and not told.assembled:
+            named = [(source, None, None)]
+        for values in named:
             for name, value in zip(columns, (producer, step, *values), strict=True):
                 columns[name].append(value)
     kinds = (pa.string(), pa.int64(), pa.string(), pa.int64(), pa.int64())
-    return pa.table(
+    found = pa.table(
         {
             name: pa.array(values, kind)
             for (name, values), kind in zip(columns.items(), kinds, strict=True)
         }
     )
+    return found, unnamed

@@ -7,6 +7,10 @@ Both are a producer's own words, so audits compare only those that follow a conv
   it is (``bytes``, ``length``, ``rows`` or ``count``). All other keys together say of what:
   ``{"file": "a.jsonl", "start": 0, "end": 4096}``. Where there are none, it is the producer's own
   numbering. A source that repeats its data on purpose says so with a key: ``"epoch": 2``.
+- What an **assembler** writes has a list of places instead, ``{"rows": [{"source": "web",
+  "in": "a.jsonl", "first": 0, "last": 63, "rows": 64}]}``: a place is a range if it has all rows
+  from the first to the last, and none of them only in pieces. Without an ``id``, which tells the
+  file from its namesakes, it is compared within one producer alone.
 - A **position** of the same kind says where reading goes on: ``next``, ``end``, ``stop``,
   ``offset`` or ``start``; the other keys must be those of the sources:
   ``{"file": "a.jsonl", "offset": 4096}``.
@@ -38,17 +42,63 @@ class Span:
     stop: int
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a source says.
+
+    Attributes:
+        spans: the ranges that it names; none where it does not follow the convention.
+        complete: whether they are all that it is about.
+        assembled: whether an assembler wrote it. Two batches may have the same text then: it does
+            not stand for their data.
+    """
+
+    spans: list[Span]
+    complete: bool
+    assembled: bool = False
+
+
 def spans_of(source: str, producer: str) -> list[Span]:
     """The ranges that a source names; none where it does not follow the convention."""
-    found = []
-    for item in _items(source):
-        start, stop = _first(item, _START), _first(item, _END)
-        length = _first(item, _LENGTH)
-        if start is not None and stop is None and length is not None:
-            stop = start + length
-        if start is not None and stop is not None and stop >= start:
-            found.append(Span(_thing(item, producer), start, stop))
-    return found
+    return said_by(source, producer).spans
+
+
+def said_by(source: str, producer: str) -> Said:
+    """What a source says, as far as it follows the convention."""
+    value = _value(source)
+    if isinstance(value, dict) and isinstance(value.get("rows"), list):
+        places: list[Any] = value["rows"]
+        found = [_place_span(one, producer) for one in places if isinstance(one, dict)]
+        spans = [one for one in found if one is not None]
+        complete = len(spans) == len(places) and "more" not in value
+        return Said(spans, complete, assembled=True)
+    items = value if isinstance(value, list) else [value]
+    found = [_span(one, producer) for one in items if isinstance(one, dict)]
+    spans = [one for one in found if one is not None]
+    return Said(spans, 0 < len(spans) == len(items))
+
+
+def _span(item: dict[str, Any], producer: str) -> Span | None:
+    start, stop = _first(item, _START), _first(item, _END)
+    length = _first(item, _LENGTH)
+    if start is not None and stop is None and length is not None:
+        stop = start + length
+    if start is not None and stop is not None and stop >= start:
+        return Span(_thing(item, producer), start, stop)
+    return None
+
+
+def _place_span(place: dict[str, Any], producer: str) -> Span | None:
+    """The range that a place is; None if rows of it are left out, or are there only in part."""
+    first, last, rows = (_first(place, (key,)) for key in ("first", "last", "rows"))
+    if first is None or last is None or rows is None or "pieces" in place:
+        return None
+    if rows < 1 or last - first + 1 != rows:
+        return None
+    rest = {key: value for key, value in place.items() if key not in ("first", "last", "rows")}
+    if "id" not in rest:
+        rest["producer"] = producer
+    return Span(json.dumps(rest, sort_keys=True, ensure_ascii=False), first, last + 1)
 
 
 def places_of(position: str, producer: str) -> list[tuple[str, int]]:
@@ -57,11 +107,16 @@ def places_of(position: str, producer: str) -> list[tuple[str, int]]:
     return [(_thing(item, producer), place) for item, place in placed if place is not None]
 
 
-def _items(text: str) -> Iterator[dict[str, Any]]:
+def _value(text: str) -> Any:
+    """The text as JSON; None if it is none."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        return
+        return None
+
+
+def _items(text: str) -> Iterator[dict[str, Any]]:
+    value = _value(text)
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict):
             yield item

@@ -33,6 +33,7 @@ from batchweave.sql.lineage_graph import (
     node_id,
     range_text,
 )
+from batchweave.sql.lineage_near import Near, pattern_inside
 from batchweave.sql.lineage_predicate import parse_predicate
 from batchweave.sql.lineage_queries import MATCHES, Match, Queries, batch_columns
 from batchweave.sql.moments import Moment
@@ -140,7 +141,8 @@ class Lineage:
     ) -> Occurrences:
         """Who has seen what came from a source, by the text that its producer gave.
 
-        ``match``: the whole text, its beginning, or a pattern with ``*``, ``?`` and ``[…]``.
+        ``match``: the whole text, its beginning, or a pattern with ``*``, ``?`` and ``[…]``. Where
+        nothing matches, the answer says how many sources have the text inside.
 
         Raises:
             InvalidInput: no text, or another way to match.
@@ -154,9 +156,12 @@ class Lineage:
         self._check_world(world_size)
         how = {"exact": "", "prefix": "that begins with ", "glob": "like "}[match]
         title = f"Who has seen source {how}{text} of {self._stream}"
-        return self._occurrences(
-            title, self._queries.of_source(text, match), self._ledger_lacks(), world_size
-        )
+        found, pattern = self._queries.of_source(text, match), pattern_inside(text, match)
+        near = None
+        if pattern is not None and not found.num_rows:
+            near = self._queries.near(pattern, self._files_max)
+        nearly = near.sentence(text, match) if near is not None else ""
+        return self._occurrences(title, found, self._ledger_lacks(), world_size, near, nearly)
 
     def document(
         self, column: str, value: str | int, *, world_size: int | None = None
@@ -167,7 +172,7 @@ class Lineage:
 
         Raises:
             InvalidInput: no such column, or its values are neither strings nor integers, or
-                ``value`` is of the other kind.
+                ``value`` is of the other kind or out of the column's range.
             InvalidMesh: the slices cannot be dealt to so many ranks.
         """
         column, value = self._check_value(column, value)
@@ -258,7 +263,7 @@ class Lineage:
             return column, value
         try:
             if not text and not isinstance(value, (bool, str)):
-                return column, index(value)
+                return column, _in_range(column, kind, index(value))
         except TypeError:
             pass
         what = "strings" if text else "integers"
@@ -341,7 +346,13 @@ class Lineage:
         return make_extent(start, stop, steps, origins), graph, unasked
 
     def _occurrences(
-        self, title: str, found: pa.Table, unasked: tuple[str, ...], world_size: int | None
+        self,
+        title: str,
+        found: pa.Table,
+        unasked: tuple[str, ...],
+        world_size: int | None,
+        near: Near | None = None,
+        nearly: str = "",
     ) -> Occurrences:
         known = self._queries.checkpoints()
         steps = found["step"].to_numpy()
@@ -353,7 +364,11 @@ class Lineage:
             self._stream,
             self._stop,
             title,
-            f"{_found(found, of_steps, unasked)} {self._live(self._stop)}",
+            _sentences(
+                "" if near and near.sources else _found(found, of_steps, unasked),
+                nearly,
+                self._live(self._stop),
+            ),
             unasked=unasked,
             graph=build_graph(of_steps.sort_by("step"), origins, [one.end for one in reached]),
             world_size=world_size,
@@ -361,7 +376,25 @@ class Lineage:
             checkpoints=tuple(one.has_seen(steps) for one in reached),
             steps=of_steps.num_rows,
             reclaimed_steps=sum(of_steps["reclaimed"].to_pylist()),
+            near_sources=near.sources if near is not None else 0,
         )
+
+
+def _sentences(*sentences: str) -> str:
+    return " ".join(one for one in sentences if one)
+
+
+def _in_range(column: str, kind: pa.DataType, value: int) -> int:
+    """The value, if the column's integers go so far."""
+    signed = not pa.types.is_unsigned_integer(kind)
+    largest = (1 << (kind.bit_width - signed)) - 1
+    least = -largest - 1 if signed else 0
+    if least <= value <= largest:
+        return value
+    asked = str(value) if value.bit_length() <= 256 else f"one of {value.bit_length():,} bits"
+    raise InvalidInput(
+        f"column {column!r} has integers from {least} to {largest}, asked for {asked}"
+    )
 
 
 def _found(slices: pa.Table, steps: pa.Table, unasked: Sequence[str]) -> str:

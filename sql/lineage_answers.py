@@ -6,7 +6,7 @@ Imports: standard library, pyarrow, lineage_graph, lineage_drawing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchweave.sql.lineage_drawing import Listing, to_dot, to_html, to_svg
-from batchweave.sql.lineage_graph import Graph, range_text
+from batchweave.sql.lineage_graph import Graph, counted, range_text
 
 LISTED_MAX = 200
 """Rows of a list that a page shows; ``to_arrow`` and ``to_dict`` have all."""
@@ -172,9 +172,10 @@ class Answer:
         """The graph as a picture of its own."""
         return to_svg(self.graph, self.title, self.caption)
 
-    def to_html(self) -> str:
-        """The graph and the lists on one page of its own."""
-        return to_html(self.graph, self.title, self.caption, self.unasked, list(self.listings()))
+    def to_html(self, rows_max: int | None = LISTED_MAX) -> str:
+        """The graph and the lists, each of at most so many rows, on one page of its own."""
+        listings = list(self.listings(rows_max))
+        return to_html(self.graph, self.title, self.caption, self.unasked, listings)
 
     def listings(self, rows_max: int | None = LISTED_MAX) -> Iterator[Listing]:
         """The answer as tables for people, each of at most so many rows."""
@@ -245,28 +246,33 @@ class Difference(Answer):
 
 @dataclass(frozen=True, slots=True)
 class Occurrences(Answer):
-    """Where something was found: slices (in `SLICES`), and the checkpoints that have seen them."""
+    """Where something was found: slices (in `SLICES`), and the checkpoints that have seen them.
+
+    ``near_sources`` is how many sources have the text inside, where none is what was asked for.
+    """
 
     world_size: int | None
     slices: pa.Table = field(repr=False)
     checkpoints: tuple[SeenBy, ...]
     steps: int
     reclaimed_steps: int
+    near_sources: int = 0
 
     def to_arrow(self) -> pa.Table:
         """The slices, in `SLICES`."""
         return self.slices
 
     def listings(self, rows_max: int | None = LISTED_MAX) -> Iterator[Listing]:
-        yield _checkpoint_listing(self.checkpoints, complete=self.complete)
+        yield _checkpoint_listing(self, rows_max)
         if self.slices.num_rows:
-            yield _slice_listing(self.slices, rows_max)
+            yield _slice_listing(self, rows_max)
 
     def _found(self) -> dict[str, Any]:
         return {
             "world_size": self.world_size,
             "steps": self.steps,
             "reclaimed_steps": self.reclaimed_steps,
+            "near_sources": self.near_sources,
             "checkpoints": [asdict(one) for one in self.checkpoints],
             "slices": self.slices.to_pylist(),
         }
@@ -277,88 +283,123 @@ def extent_listings(extent: Extent, which: str, rows_max: int | None) -> Iterato
     if not extent.steps:
         yield Listing("It has seen no step")
         return
-    yield Listing(
-        f"{range_text(extent.start, extent.stop - 1).capitalize()}{which}",
-        ("steps", "from the ledger", "rows", "bytes"),
-        [(extent.steps, extent.reclaimed, extent.rows, extent.bytes)],
-    )
-    yield Listing(
-        f"Producers: {len(extent.producers):,}",
-        ("producer", "batches", "first step", "last step", "rows", "bytes"),
+    steps = range_text(extent.start, extent.stop - 1).capitalize()
+    size = f"{counted(extent.rows, 'row')}, {counted(extent.bytes, 'byte')}"
+    yield Listing(f"{steps}{which}: {_told_by(extent)}, {size}")
+    yield _listing(
+        "Producers",
+        ("producer", "batches", "steps", "rows", "bytes"),
         [
-            (one.producer, one.batches, one.first_step, one.last_step, one.rows, one.bytes)
-            for one in extent.producers
+            (one.producer, one.batches, _steps_text(asdict(one)), one.rows, one.bytes)
+            for one in extent.producers[:rows_max]
         ],
+        len(extent.producers),
     )
-    names = ("batches", "slices", "first_step", "last_step", "rows")
-    yield Listing(
-        _title(extent.sources, "Sources", rows_max),
-        ("source", *(name.replace("_", " ") for name in names)),
+    yield _listing(
+        "Sources",
+        ("batches", "slices", "steps", "rows", "source"),
         [
-            (_named(one["source"]), *(one[name] for name in names))
-            for one in _shown(extent.sources, rows_max)
+            (one["batches"], one["slices"], _steps_text(one), one["rows"], _named(one["source"]))
+            for one in extent.sources.slice(0, rows_max).to_pylist()
         ],
+        extent.sources.num_rows,
     )
+
+
+def _told_by(extent: Extent) -> str:
+    """``8 steps, all live``, ``8 steps, 3 of them from the ledger``."""
+    steps = counted(extent.steps, "step")
+    every = "" if extent.steps == 1 else "all "
+    if not extent.reclaimed:
+        return f"{steps}, {every}live"
+    if extent.reclaimed == extent.steps:
+        return f"{steps}, {every}from the ledger"
+    return f"{steps}, {extent.reclaimed:,} of them from the ledger"
 
 
 def _named(source: str | None) -> str:
     return "(none given)" if source is None else source
 
 
-def _checkpoint_listing(checkpoints: Sequence[SeenBy], *, complete: bool) -> Listing:
+def _steps_text(one: Mapping[str, Any]) -> str:
+    first, last = one["first_step"], one["last_step"]
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def _checkpoint_listing(found: Occurrences, rows_max: int | None) -> Listing:
+    checkpoints = found.checkpoints
     if not checkpoints:
-        return Listing(
-            "No checkpoint has seen it"
-            if complete
-            else "No checkpoint has seen it in what could be asked"
-        )
-    return Listing(
-        "Checkpoints that have seen it" + ("" if complete else ", in what could be asked"),
-        ("checkpoint", "consumer", "next step", "steps", "first step", "last step", "registered"),
+        if found.near_sources:
+            return Listing("No checkpoint was looked for: no source is what was asked for")
+        where = "" if found.complete else " in what could be asked"
+        return Listing(f"No checkpoint has seen it{where}")
+    dropped = not all(one.registered for one in checkpoints)
+    return _listing(
+        "Checkpoints that have seen it"
+        + ("" if found.complete else ", in what could be asked")
+        + (" (the ledger remembers those that were dropped)" if dropped else ""),
+        ("checkpoint", "consumer", "next step", "found in", "steps", "registered"),
         [
             (
                 one.checkpoint,
                 one.consumer,
                 one.next_step,
-                one.steps,
-                one.first_step,
-                one.last_step,
-                "yes" if one.registered else "no: the ledger remembers it",
+                counted(one.steps, "step"),
+                _steps_text(asdict(one)),
+                "yes" if one.registered else "dropped",
             )
-            for one in checkpoints
+            for one in checkpoints[:rows_max]
         ],
+        len(checkpoints),
+        count=False,
     )
 
 
-def _slice_listing(slices: pa.Table, rows_max: int | None) -> Listing:
-    columns = ["step", "slice", "producer", "source", "rows", "seen by first", "told by"]
-    with_ranks = slices["ranks"].null_count < slices.num_rows
-    if with_ranks:
-        columns.insert(2, "ranks")
-    rows = []
-    for one in _shown(slices, rows_max):
-        ranks = [_ranks_text(one["ranks"])] if with_ranks else []
-        seen_by = ", ".join(one["seen_by"]) or "none"
-        told_by = "ledger" if one["reclaimed"] else "table"
-        row = (one["producer"], one["source"], one["rows"], seen_by, told_by)
-        rows.append((one["step"], one["slice"], *ranks, *row))
-    return Listing(_title(slices, "Slices", rows_max), columns, rows)
+def _slice_listing(found: Occurrences, rows_max: int | None) -> Listing:
+    """The slices; who tells of them only where some are reclaimed."""
+    with_ranks = found.world_size is not None
+    columns = ["step", "slice", "ranks", "producer", "rows", "seen by", "from", "source"]
+    rows = [
+        (
+            one["step"],
+            one["slice"],
+            _ranks_text(one["ranks"]) if with_ranks else None,
+            one["producer"],
+            one["rows"],
+            ", ".join(one["seen_by"]) or "none",
+            ("ledger" if one["reclaimed"] else "table") if found.reclaimed_steps else None,
+            _named(one["source"]),
+        )
+        for one in found.slices.slice(0, rows_max).to_pylist()
+    ]
+    return _listing("Slices", columns, rows, found.slices.num_rows, ("ranks", "from"))
 
 
 def _ranks_text(ranks: Sequence[int]) -> str:
     return str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
 
 
-def _shown(table: pa.Table, rows_max: int | None) -> list[dict[str, Any]]:
-    shown = table if rows_max is None else table.slice(0, rows_max)
-    return list(shown.to_pylist())
-
-
-def _title(table: pa.Table, title: str, rows_max: int | None) -> str:
-    """A title that says how many rows there are besides those that are shown."""
-    if rows_max is None or table.num_rows <= rows_max:
-        return f"{title}: {table.num_rows:,}"
-    return f"{title}: {table.num_rows:,}, of which these are the first {rows_max:,}"
+def _listing(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | int | None]],
+    total: int,
+    optional: Sequence[str] = (),
+    *,
+    count: bool = True,
+) -> Listing:
+    """A listing of ``total`` rows, without those columns of which no row says anything."""
+    kept = [
+        at
+        for at, name in enumerate(columns)
+        if name not in ("rows", *optional) or any(row[at] is not None for row in rows)
+    ]
+    return Listing(
+        f"{title}: {total:,}" if count else title,
+        [columns[at] for at in kept],
+        [[row[at] for at in kept] for row in rows],
+        more=total - len(rows),
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -220,11 +220,15 @@ p.note {{ border-left: 4px solid {LOOKS["ledger"].line}; background: {LOOKS["led
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A table of a page. Numbers stand at the right; None is what is not known."""
+    """A table of a page. Numbers stand at the right; None is what is not known.
+
+    ``more`` is how many rows there are besides these.
+    """
 
     title: str
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str | int | None]] = ()
+    more: int = 0
 
 
 def to_html(
@@ -262,6 +266,8 @@ def _listing(listing: Listing) -> Iterable[str]:
     for row in listing.rows:
         yield _row("td", row, right)
     yield "</tbody></table>"
+    if listing.more:
+        yield f"<p>… {listing.more:,} more</p>"
 
 
 def _row(tag: str, cells: Sequence[str | int | None], right: Sequence[bool]) -> str:

@@ -3,7 +3,7 @@
 Values are bound, never pasted; names of columns are quoted, and only those of the stream's schema
 get here. Live steps are asked in their metadata, and in their data where that does not say;
 reclaimed ones in the ledger.
-Imports: the core, DuckDB, session, views, lineage_extents, lineage_predicate.
+Imports: the core, DuckDB, session, views, lineage_extents, lineage_near, lineage_predicate.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow as pa
 from batchweave.columns.arrow_types import STRINGS, list_levels
 from batchweave.errors import InvalidInput
 from batchweave.sql.lineage_extents import FOUND, ORIGINS, STEPS, Known
+from batchweave.sql.lineage_near import Near
 from batchweave.sql.lineage_predicate import Predicate
 from batchweave.sql.relation import Relation, told
 from batchweave.sql.scans import literal
@@ -96,6 +97,15 @@ class Queries:
             bounds = {"first": unread.first, "last": unread.last, "text": text}
             found.append(self._ask("source_in_files", bounds, matches=matches))
         return _in_order(found)
+
+    def near(self, pattern: str, files_max: int) -> Near:
+        """How many sources match a pattern; asks data files too if they are not too many."""
+        unread, bounds, files = self.unread(0, self._session.stop), {}, ""
+        if 0 < unread.files <= files_max:
+            bounds = {"first": unread.first, "last": unread.last}
+            files = f" union all {self._text('sources_of_files')}"
+        (found,) = self._ask("sources_inside", {"text": pattern, **bounds}, files=files).to_pylist()
+        return Near(pattern, found["sources"], least=unread.files > files_max)
 
     def live_document(self, column: str, value: str | int) -> pa.Table:
         """Slices of live steps that have a value in a column, or in one of its lists."""

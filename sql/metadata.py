@@ -287,7 +287,7 @@ def _delta_select(watermark: int, checkpoint: str) -> str:
 
 def _files(paths: Sequence[str]) -> str:
     """Paths as a table function takes them, none of them a pattern."""
-    return "[" + ", ".join(literal(_no_pattern(local(path))) for path in paths) + "]"
+    return "[" + ", ".join(literal(no_pattern(local(path))) for path in paths) + "]"
 
 
 def local(path: str) -> str:
@@ -295,5 +295,6 @@ def local(path: str) -> str:
     return path.removeprefix("file://")
 
 
-def _no_pattern(path: str) -> str:
+def no_pattern(path: str) -> str:
+    """The pattern that matches a path and nothing else."""
     return "".join(f"[{sign}]" if sign in "[*?" else sign for sign in path)

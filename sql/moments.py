@@ -5,6 +5,7 @@ Imports: errors, checkpoints, DuckDB.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -20,6 +21,7 @@ Moment: TypeAlias = int | str | datetime
 ``"snapshot:ID"`` (Iceberg) or ``"version:N"``: those of that version of the table. A datetime or
 ``"time:2026-01-31T12:00Z"``: those before the first that was committed later."""
 
+_DIGITS = re.compile(r"[0-9]{1,18}")
 FORMS = "a step, step:N, checkpoint:ID, version:N, snapshot:ID or time:ISO-8601"
 
 
@@ -38,7 +40,7 @@ def stop_at(moment: Moment, head: Head, views: Views, connection: duckdb.DuckDBP
     if isinstance(moment, datetime):
         return asked.time(moment)
     kind, colon, text = moment.partition(":")
-    if not colon and moment.isdigit():
+    if not colon and _DIGITS.fullmatch(moment):
         return asked.step(int(moment))
     if not colon or kind not in _KINDS:
         raise InvalidInput(f"at is {FORMS}, got {moment!r}")
@@ -105,6 +107,12 @@ class _Asked:
         return self._head.state.next_step if later is None else later
 
     def _of_version(self, version: int) -> int:
+        unknown = self._first(f"select min(step) from {self._home}.batches where version is null")
+        if unknown is not None:
+            raise InvalidInput(
+                f"at: the table does not say which version published step {unknown}: give a step, "
+                "a checkpoint or a time instead"
+            )
         last = self._first(
             f"select max(step) from {self._home}.batches where version <= $version",
             version=version,
@@ -118,7 +126,7 @@ class _Asked:
 
 
 def _whole(text: str, what: str) -> int:
-    if not text.isdigit():
+    if not _DIGITS.fullmatch(text):
         raise InvalidInput(f"at: {what} is a whole number, got {text!r}")
     return int(text)
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from batchweave.errors import InvalidName, InvalidSettings, ObjectNotFound
 from batchweave.sql.extensions import extension_path, open_offline
-from batchweave.sql.metadata import local
+from batchweave.sql.metadata import local, no_pattern
 from batchweave.sql.moments import Moment, stop_at
 from batchweave.sql.relation import Relation, told
 from batchweave.sql.scans import Rows, Source, source_of
@@ -148,7 +148,7 @@ class Session:
         self._aliases.add(name.lower())
 
     def interrupt(self) -> None:
-        """Stop the query that runs; from another thread, or a signal's handler."""
+        """Stop the query that runs, or was left running by an exception."""
         self._connection.interrupt()
 
     def close(self) -> None:
@@ -197,12 +197,19 @@ class Session:
 
     def _let_in(self, folder: str, source: Source) -> None:
         self._load({*_EXTENSIONS, *source.extensions})
-        self._folders += [f"{folder}/", f"{local(folder)}/"]
+        self._allow(folder)
         if isinstance(source, Rows):
             return
         let_in(self._connection, folder, source.properties)
         if not source.location.startswith(folder):  # metadata that lies apart
-            let_in(self._connection, source.location.rpartition("/")[0], source.properties)
+            apart = source.location.rpartition("/")[0]
+            self._allow(apart)
+            let_in(self._connection, apart, source.properties)
+
+    def _allow(self, folder: str) -> None:
+        """A read-only session may read below a folder, by any of the names that it is given."""
+        names = {folder, local(folder), no_pattern(local(folder))}
+        self._folders += sorted(f"{name}/" for name in names)
 
     def _load(self, extensions: Iterable[str]) -> None:
         loaded = self._connection.execute(
@@ -248,8 +255,8 @@ def query(
     """
     with told():
         check_query(sql)
-    with _shared_lock:
+    with _shared_lock, told():  # one at a time: they make the same secret in one DuckDB
         if stream not in _shared:
             _shared[stream] = open_offline(())
-        shared = _shared[stream].cursor()
-    return Session(stream, at=at, connection=shared).sql(sql, parameters)
+        session = Session(stream, at=at, connection=_shared[stream].cursor())
+    return session.sql(sql, parameters)

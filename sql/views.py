@@ -41,6 +41,7 @@ VIEWS = (
 STATE_TABLES = ("stream_state", "snapshots", "foreign_files")
 TEMPORARY = "temp"
 
+_LITERAL_OR_THIS = re.compile(r"('(?:[^']|'')*')|\bthis\.")
 _THIS = re.compile(r"\bthis\.(\w+)")
 _CREATE = re.compile(r"\bcreate (view|table) this\.")
 
@@ -138,7 +139,7 @@ class Views:
         kind = r"temp \1 " if self.home == TEMPORARY else rf"\1 {home}."
         made = _CREATE.sub(f"create or replace {kind}", text, count=1)
         try:
-            self._connection.execute(made.replace("this.", f"{home}."))
+            self._connection.execute(_named(made, home))
         except duckdb.Error as error:
             raise told_as(error, f"{self._stream.name} cannot be read") from None
 
@@ -182,6 +183,11 @@ def axes(mesh: Mesh, columns: Sequence[str]) -> str:
             name = f"mesh_{name}"
         found += f", (slice // {stride:d} % {size:d})::integer as {quoted(name)}"
     return found
+
+
+def _named(text: str, home: str) -> str:
+    """The text with ``home`` for ``this``, but not inside of literals: a path may hold it, too."""
+    return _LITERAL_OR_THIS.sub(lambda found: found[1] or f"{home}.", text)
 
 
 def quoted(identifier: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -61,9 +62,9 @@ def fault_at(row: int, kind: str = "corrupt") -> Fault:
     return Fault(kind, f"row {row} is broken", {"row": row + 1}, "table", row, 1)
 
 
-def all_of(assembler: Assembler) -> list[GlobalBatch]:
-    """Every batch that an assembler gives."""
-    return list(assembler)
+def all_of(assembler: Assembler, limit: int | None = None) -> list[GlobalBatch]:
+    """Every batch that an assembler gives, or the first ones."""
+    return list(islice(assembler, limit))
 
 
 def content(batches: list[GlobalBatch]) -> list[Any]:
@@ -71,15 +72,18 @@ def content(batches: list[GlobalBatch]) -> list[Any]:
     return [(one.slices, one.sources, one.rows, one.tokens) for one in batches]
 
 
-def wrong_cuts(make: Callable[[], Assembler]) -> list[int]:
-    """Batches behind which a new assembler, resumed there, does not give the very same ones."""
-    whole = all_of(make())
+def wrong_cuts(make: Callable[[], Assembler], limit: int | None = None) -> list[int]:
+    """Batches behind which a new assembler, resumed there, does not give the very same ones.
+
+    ``limit`` is for those that never end.
+    """
+    whole = all_of(make(), limit)
     assert len(whole) > 1, "nothing to cut"
     wrong = []
     for number, batch in enumerate(whole):
         resumed = make()
         resumed.resume(json.loads(json.dumps(batch.position)))
-        following = all_of(resumed)
+        following = all_of(resumed, None if limit is None else limit - number - 1)
         same = content(following) == content(whole[number + 1 :])
         if not same or [x.position for x in following] != [x.position for x in whole[number + 1 :]]:
             wrong.append(number)

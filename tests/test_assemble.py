@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from batchweave.assemble import (
     Assembler,
+    Fault,
     FixedRows,
     Layout,
     PackedRows,
@@ -75,6 +78,74 @@ def test_resuming_behind_any_batch_gives_the_very_same_batches(layout: Layout, s
 def test_resuming_is_exact_with_every_remainder(remainder: str) -> None:
     for seed in range(3):
         assert wrong_cuts(partial(mixed, LAYOUTS["packed"], seed, remainder=remainder)) == []
+
+
+def three_lengths(at_end: str, seed: int) -> Assembler:
+    """A mixture of three sources that end one after the other, or have no rows at all."""
+    chance = random.Random(seed)
+    lengths = [chance.randint(0, 3), chance.randint(4, 12), chance.randint(20, 40)]
+    chance.shuffle(lengths)
+    sources = {
+        name: ChunkedSource(documents(length, name=name, seed=seed), seed)
+        for name, length in zip("abc", lengths, strict=True)
+    }
+    return Assembler(
+        sources,
+        chance.choice(list(LAYOUTS.values())),
+        chance.choice([1, 2]),
+        weights={name: chance.randint(1, 9) for name in sources},
+        at_end=at_end,
+        mix_by=chance.choice(["rows", "tokens"]),
+        shuffle_window=chance.choice([1, 5]),
+        remainder=chance.choice(["carry", "publish", "drop"]),
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("at_end", ["continue", "stop", "repeat"])
+def test_resuming_is_exact_when_some_of_three_sources_have_ended(at_end: str) -> None:
+    limit = 8 if at_end == "repeat" else None
+    cut = 0
+    for seed in range(16):
+        make = partial(three_lengths, at_end, seed)
+        if len(all_of(make(), limit)) > 1:
+            assert wrong_cuts(make, limit) == [], seed
+            cut += 1
+    assert cut >= 5
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["rows", "a broken row first"])
+def test_a_source_that_had_ended_takes_part_again_when_it_has_grown(broken: bool) -> None:
+    tables = {name: documents(60, name=name) for name in "abc"}
+
+    def make(rows: int, faults: dict[int, Fault]) -> Assembler:
+        sources = {name: ChunkedSource(one, 1) for name, one in tables.items()}
+        sources["a"] = ChunkedSource(tables["a"].slice(0, rows), 1, faults)
+        return Assembler(sources, FixedRows(2), 2, on_bad="skip")
+
+    faults = {5: fault_at(5)}
+    position = all_of(make(6, faults), 12)[-1].position
+    assert position["sources"]["a"]["ended"]
+    if broken:
+        faults |= {6: fault_at(6)}
+    grown = make(9, faults)
+    grown.resume(json.loads(json.dumps(position)))
+    ours = [name for name in doc_ids(all_of(grown)) if name[0] == "a"]
+    assert ours == ["a6", "a7", "a8"][broken:]
+    assert grown.skips.rows == len(faults)
+
+
+def test_a_position_that_does_not_say_what_has_ended_is_good() -> None:
+    def make() -> Assembler:
+        return mixed(LAYOUTS["rows"], 2, at_end="continue", remainder="publish")
+
+    whole = all_of(make())
+    position = json.loads(json.dumps(whole[-2].position))
+    for saved in position["sources"].values():
+        del saved["ended"]
+    resumed = make()
+    resumed.resume(position)
+    assert sum(one.rows for one in all_of(resumed)) == whole[-1].rows
 
 
 @pytest.mark.parametrize("lost", ["from", "window", "credits", "carried"])
@@ -220,6 +291,40 @@ def test_aligned_columns_are_packed_and_padded_like_the_tokens() -> None:
             assert row["labels"][:real] == [-n for n in row["tokens"][:real]]
             assert row["tokens"][real:] == [9] * (64 - real)
             assert row["labels"][real:] == [0] * (64 - real)
+
+
+@pytest.mark.parametrize(
+    ("kind", "zero"),
+    [(pa.bool_(), False), (pa.float32(), 0.0), (pa.decimal128(3, 2), Decimal(0)), (pa.uint8(), 0)],
+    ids=str,
+)
+def test_aligned_columns_are_padded_with_the_zero_of_their_type(kind: Any, zero: Any) -> None:
+    one = type(zero)(1)
+    mask = pa.array([[one, one], [one]], pa.list_(kind))
+    table = pa.table({"tokens": [[1, 2], [3]], "mask": mask})
+    layout = PackedRows(tokens=4, aligned=["mask"], pad=0)
+    (batch,) = all_of(Assembler(TableSource(table), layout, 1, remainder="publish"))
+    assert batch.slices[0].schema.field("mask").type == pa.list_(kind)
+    assert batch.slices[0].column("mask").to_pylist() == [[1, 1, 1, zero]]
+    assert type(batch.slices[0].column("mask").to_pylist()[0][3]) is type(zero)
+
+
+@pytest.mark.parametrize(
+    ("column", "pad", "message"),
+    [
+        (pa.array([["a"]]), 0, "'mask' is a list of string, which has no zero"),
+        (pa.array([[[1]]]), 0, "'mask' is a list of list<item: int64>, which has no zero"),
+        (pa.array([[1]]), -1, "pad=-1 cannot be a value of column 'tokens', a list of uint16"),
+        (pa.array([[1]]), 2**16, "pad=65536 cannot be a value of column 'tokens'"),
+    ],
+    ids=["text", "lists", "negative", "large"],
+)
+def test_padding_that_a_column_cannot_hold_is_refused(column: Any, pad: int, message: str) -> None:
+    tokens = pa.array([[1]], pa.list_(pa.uint16()))
+    source = TableSource(pa.table({"tokens": tokens, "mask": column}))
+    with pytest.raises(SchemaMismatch, match=message):
+        Assembler(source, PackedRows(tokens=4, aligned=["mask"], pad=pad), 1)
+    Assembler(source, PackedRows(tokens=4, aligned=["mask"]), 1)
 
 
 def test_a_token_budget_is_kept_and_may_be_counted_by_a_column() -> None:

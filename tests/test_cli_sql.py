@@ -76,7 +76,7 @@ def test_another_stream_and_own_tables_join(warehouse: str, tmp_path: Path) -> N
         (["--with", "other"], "ALIAS=STREAM"),
         (["--with", "a b=demo.other"], "a name in a session"),
         (["--with", "o=demo.nosuch"], "there is no stream"),
-        (["--table", "t=/nowhere.parquet"], "cannot be read"),
+        (["--table", "t=/nowhere.parquet"], "there is no file"),
         (["--table", "t=/etc/passwd"], "is none of"),
         (["--at", "when"], "at is a step"),
         (["--at", "checkpoint:full"], "half"),
@@ -162,6 +162,18 @@ class Terminal:
     def prompted(self, prompt: str) -> str:
         return self._until(prompt)
 
+    def interrupted(self, query: str) -> str:
+        """Ask what takes for ever, press Ctrl-C until the shell is back, and ask for a number."""
+        os.write(self._end, query.encode() + b"\n")
+        found, deadline = "", time.monotonic() + WAIT_S_MAX
+        while not found.endswith("\r\nsql> "):
+            assert time.monotonic() < deadline, found
+            if select.select([self._end], [], [], 1.0)[0]:
+                found += os.read(self._end, 65536).decode()
+            else:
+                self.send("\x03")
+        return self.ask("select 1 as one;")
+
     def ended(self) -> int:
         deadline = time.monotonic() + WAIT_S_MAX
         while time.monotonic() < deadline:
@@ -205,6 +217,9 @@ def test_the_shell_answers_until_it_is_left(terminal: Terminal, tmp_path: Path) 
     terminal.send("\x03")
     terminal.prompted("sql> ")
     assert "2" in terminal.ask("select 1 + 1 as two;")
+    terminal.ask(".format table")
+    assert "the first 100 rows" in terminal.ask("select unnest(range(300)) as n;")
+    assert "1" in terminal.interrupted("select count(*) from range(100000000) a, range(1000000) b;")
     terminal.send(".quit\n")
     assert terminal.ended() == 0
     history = tmp_path / "state" / "batchweave" / "sql_history"

@@ -185,7 +185,7 @@ def test_import_packs_and_mixes(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--rows-per-slice", "3"), "give --mesh"),
-        (("--mesh", "dp=2"), "Give --rows-per-slice N, or"),
+        (("--mesh", "dp=2"), "Give one of --rows-per-slice, --tokens-per-slice, --pack."),
         (("--mesh", "dp=2", "--rows-per-slice", "3", "--pad", "0"), "--pad goes with --pack"),
         (("--mesh", "dp=2", "--rows-per-slice", "3", "--at-end", "repeat"), "give a --stop-step"),
         (("--mesh", "dp=2", "--rows-per-slice", "3", "--where", "x=1"), "there is no column 'x'"),
@@ -204,6 +204,116 @@ def test_import_refuses_what_makes_no_sense(
     assert result.exit_code in (1, 2)
     assert message in result.stderr
     assert catalog_at(warehouse).list_streams() == []
+
+
+def json_lines(path: Path, rows: int, *, tokens: object = (1, 2), doc: str = "a") -> Path:
+    line = json.dumps({"tokens": tokens, "doc": doc})
+    path.write_text(f"{line}\n" * rows)
+    return path
+
+
+def imported(warehouse: Path, source: object, *arguments: str, layout: str = "1") -> Any:
+    command = ("import", str(source), "demo.docs", "--rows-per-slice", layout)
+    return run(warehouse, *command, *arguments)
+
+
+@pytest.mark.parametrize("remainder", ["carry", "publish"])
+@pytest.mark.parametrize(("rows", "left"), [(1, "1 row is"), (3, "3 rows are")])
+def test_import_says_that_rows_are_too_few_for_any_batch(
+    tmp_path: Path, remainder: str, rows: int, left: str
+) -> None:
+    source = json_lines(tmp_path / "few.jsonl", rows)
+    result = imported(tmp_path / "w", source, "--mesh", "dp=4", "--remainder", remainder)
+    assert result.stdout == "imported into demo.docs: 0 batches, 0 rows\n"
+    wanted = f"{left} left: a batch needs at least one row for each of the 4 slices"
+    assert result.stderr.splitlines()[1:] == [wanted]
+
+
+def test_import_does_not_recommend_to_publish_where_that_is_said(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", 60)
+    command = ("import", str(source), "demo.docs", "--mesh", "dp=2", "--tokens-per-slice", "12")
+    limits = ("--stop-step", "2", "--remainder")
+    stopped = run(tmp_path / "w", *command, *limits, "publish")
+    assert stopped.stdout.endswith("up to step 1\n")
+    assert "no batch yet: " in stopped.stderr
+    assert "--remainder" not in stopped.stderr
+    few = json_lines(tmp_path / "few.jsonl", 7)
+    waiting = imported(tmp_path / "x", few, "--mesh", "dp=2", layout="5")
+    assert "7 rows fill no batch yet: they come first when there are more, or with --remainder" in (
+        waiting.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"tokens": "bad"}, "column 'tokens': declared list<item: int64>, got Arrow data of str"),
+        ({"doc": 7}, "column 'doc': declared string, got Arrow data of int64"),
+    ],
+)
+def test_import_refuses_columns_that_the_stream_has_not_before_it_reads(
+    tmp_path: Path, source: dict[str, Any], message: str
+) -> None:
+    warehouse = tmp_path / "w"
+    imported(warehouse, json_lines(tmp_path / "d.jsonl", 2), "--mesh", "dp=2")
+    before = catalog_at(warehouse).load_stream("demo.docs").head()
+    bad = json_lines(tmp_path / "bad.jsonl", 1, **source)
+    result = imported(warehouse, bad, "--producer", "other", "--on-bad", "skip")
+    assert result.exit_code == 2
+    assert f"the rows for demo.docs, {message}" in result.stderr
+    assert "batchweave describe demo.docs" in result.stderr
+    assert catalog_at(warehouse).load_stream("demo.docs").head() == before
+    fewer = imported(warehouse, tmp_path / "d.jsonl", "--columns", "tokens")
+    assert "missing ['doc']" in fewer.stderr
+
+
+def test_import_says_that_the_file_where_it_stopped_is_not_named(tmp_path: Path) -> None:
+    warehouse, first = tmp_path / "w", json_lines(tmp_path / "d.jsonl", 10)
+    second = json_lines(tmp_path / "e.jsonl", 6, doc="b")
+    imported(warehouse, first, "--mesh", "dp=2")
+    result = imported(warehouse, second)
+    assert result.exit_code == 1
+    assert (
+        "error: this command does not name d.jsonl, where producer 'import' stopped (row 10)\n"
+    ) in result.stderr
+    assert "(as data=d.jsonl and more=NEW), or use --producer NAME" in result.stderr
+    # What the hint says can be done, and gives each row once.
+    command = ("import", f"data={first}", f"more={second}", "demo.docs", "--rows-per-slice", "1")
+    both = run(warehouse, *command)
+    assert both.stdout == "imported into demo.docs: 3 batches, 6 rows, up to step 7\n"
+    own = imported(warehouse, second, "--producer", "other")
+    assert own.stdout == "imported into demo.docs: 3 batches, 6 rows, up to step 10\n"
+    passed = imported(warehouse, tmp_path / "e.jsonl", "--on-bad", "skip")
+    assert "does not name" not in passed.stderr
+
+
+def test_import_says_that_no_row_matched(tmp_path: Path) -> None:
+    warehouse, source = tmp_path / "w", json_lines(tmp_path / "d.jsonl", 2)
+    nothing = imported(warehouse, source, "--mesh", "dp=2", "--where", "doc=zzz")
+    assert nothing.exit_code == 0
+    assert nothing.stderr.splitlines()[1:] == ["no row matched --where doc=zzz"]
+    one = imported(warehouse, source, "--where", "doc=a")
+    assert one.stdout == "imported into demo.docs: 1 batch, 2 rows, up to step 0\n"
+    again = imported(warehouse, source, "--where", "doc=a")
+    assert (again.stdout, again.stderr) == ("imported into demo.docs: 0 batches, 0 rows\n", "")
+
+
+def test_import_counts_one_as_one(tmp_path: Path) -> None:
+    source = json_lines(tmp_path / "d.jsonl", 1)
+    source.write_text(source.read_text() + '{"tokens": [], "doc": "none"}\n')
+    command = ("import", str(source), "demo.docs", "--mesh", "dp=1", "--tokens-per-slice", "2")
+    result = run(tmp_path / "w", *command, "--on-bad", "skip")
+    first, second, _ = result.stdout.splitlines()
+    assert first == "imported into demo.docs: 1 batch, 1 row, 2 tokens, up to step 0"
+    assert second == "left out so far: 1 row (1 row); last:"
+
+
+def test_the_help_of_import_has_an_example_and_says_what_is_required() -> None:
+    text = call("import", "--help").stdout
+    assert "  batchweave import 'data/*.parquet' demo.web --mesh dp=4 --rows-per-slice 32\n" in text
+    flowing = " ".join(text.split())
+    assert "Give one of --rows-per-slice, --tokens-per-slice, --pack." in flowing
+    assert "--mesh is needed the first time: it creates the stream." in flowing
 
 
 @pytest.mark.timeout(900)

@@ -170,6 +170,15 @@ def test_a_ledger_whose_rows_are_gone_is_discarded_where_asked_for(
     check(stream, [(0, 8)])
 
 
+def test_a_ledger_that_verifies_is_never_discarded(tmp_path: Path) -> None:
+    stream = reclaimed(catalog_of("object-store", tmp_path), 8)
+    assert stream.ledger is not None
+    kept = list(stream.ledger.read())
+    with pytest.raises(bw.InvalidInput, match="nothing is missing"):
+        stream.restart_ledger(discard=True)
+    assert list(stream.ledger.read()) == kept
+
+
 @pytest.mark.parametrize("kind", ["object-store", "delta"])
 def test_a_ledger_that_cannot_be_opened_is_deleted_by_nobody(kind: str, tmp_path: Path) -> None:
     stream = reclaimed(catalog_of(kind, tmp_path), 8)

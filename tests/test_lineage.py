@@ -461,11 +461,65 @@ def test_a_value_is_a_value_whatever_it_looks_like(asked: Lineage, value: str) -
         ("shards", "1"),
         ("shards", True),
         ("shards", 1.5),
+        ("shards", -1),
+        (ODD, LARGE + 1),
+        (ODD, 2**200),
+        pytest.param(ODD, -(10**5000), id="huge"),
     ],
 )
 def test_a_wrong_column_or_value_is_refused(asked: Lineage, column: str, value: Any) -> None:
     with pytest.raises(InvalidInput):
         asked.document(column, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "match", "sources"),
+    [
+        ("left-", "exact", 3),  # in the ledger and in a data file
+        ("eft-", "prefix", 3),
+        ("left-", "glob", 3),
+        ("eft-?", "glob", 3),
+        ("f-5", "exact", 1),
+        ("nowhere", "exact", 0),
+    ],
+)
+def test_what_no_source_is_but_sources_contain_is_said(
+    asked: Lineage, text: str, match: Any, sources: int
+) -> None:
+    answer = asked.source(text, match)
+    assert (answer.steps, answer.near_sources, answer.complete) == (0, sources, True)
+    assert answer.to_dict()["near_sources"] == sources
+    (listing,) = answer.listings()
+    if not sources:
+        assert "It is in no slice. No source contains it either." in answer.told
+        assert listing.title == "No checkpoint has seen it"
+        return
+    assert "no slice" not in answer.told
+    assert listing.title.startswith("No checkpoint was looked for")
+    found = re.search(r"but (\d) contains? it: ask again with --glob '(.*?)'\.", answer.told)
+    assert found is not None
+    assert int(found[1]) == sources
+    again = asked.source(found[2], "glob")
+    assert len(set(again.slices["source"].to_pylist())) == sources
+
+
+def test_data_files_are_not_all_read_for_what_sources_contain(gone: World) -> None:
+    with Lineage(gone.stream, files_max=2) as found:
+        told = found.source("left-").told
+        assert "No source is exactly 'left-', but at least 2 contain it" in told
+        assert "either" not in found.source("nowhere").told
+
+
+def test_signs_of_patterns_in_a_text_are_themselves(tmp_path: Path) -> None:
+    stream = make_stream(tmp_path)
+    with stream.producer("p", QUICK) as producer:
+        for source in ("a*b", "a?b", "a[b", "a\\b", "axb"):
+            producer.publish([{"tokens": [[1]]}] * 2, source=source).step()
+    with Lineage(stream) as found:
+        for text in ("*b", "?b", "[b", "\\b"):
+            assert found.source(text).near_sources == 1, text
+        assert found.source("b").near_sources == 5
+        assert found.source("").near_sources == 0
 
 
 def test_a_wrong_way_to_ask_is_refused(asked: Lineage) -> None:
@@ -872,10 +926,11 @@ def test_which_checkpoints_were_trained_on_this_document(gone: World) -> None:
     result = call(folder_of(gone), "lineage", "demo.tokens", "document", "doc_id", "doc-4-1")
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.stdout.splitlines()]
-    at = lines.index(["Checkpoints", "that", "have", "seen", "it"])
+    at = next(at for at, line in enumerate(lines) if line[:3] == ["Checkpoints", "that", "have"])
     names = [line[0] for line in lines[at + 2 : at + 5]]
     assert names == ["middle", "other", "late"]
-    assert "the ledger remembers it" in result.stdout
+    assert "the ledger remembers those that were dropped" in result.stdout
+    assert lines[at + 2][-1] == "dropped"
 
 
 def test_every_question_and_form_of_the_command(gone: World, tmp_path: Path) -> None:
@@ -909,6 +964,7 @@ def test_every_question_and_form_of_the_command(gone: World, tmp_path: Path) -> 
         (("document", "nobody", "x"), 2, "no column 'nobody'"),
         (("where", "true; drop view samples"), 2, "more than one expression"),
         (("checkpoint", "nobody"), 1, "early, middle, other, late"),
+        (("document", "shards", str(LARGE + 1)), 2, f"integers from 0 to {LARGE}"),
         (("diff", "late"), 2, ""),
         (("document", "doc_id", "a", "--output", "/nowhere/at/all"), 2, "no folder"),
         (("document", "doc_id", "a", "--world-size", "3"), 2, "cannot be dealt"),
@@ -921,6 +977,73 @@ def test_what_is_wrong_is_said_in_one_line(
     assert result.exit_code == code, result.output
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_part_of_a_source_gets_no_confident_no(gone: World) -> None:
+    said = call(folder_of(gone), "lineage", "demo.tokens", "source", "left-").stdout
+    wanted = "No source is exactly 'left-', but 3 contain it: ask again with --glob '*left-*'."
+    assert wanted in said
+    assert "No checkpoint has seen" not in said
+
+
+def test_tables_keep_their_headers_at_80_columns(
+    gone: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchweave.cli.output.is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    for question, headers in (
+        (["checkpoint", "late"], ["batches slices steps rows source"]),
+        (
+            ["source", "--glob", "*"],
+            [
+                "checkpoint consumer next step found in steps registered",
+                "step slice producer seen by from source",
+            ],
+        ),
+        (
+            ["document", "doc_id", "shared", "--world-size", "2"],
+            ["step slice ranks producer rows seen by from source"],
+        ),
+    ):
+        said = call(folder_of(gone), "lineage", "demo.tokens", *question).stdout
+        lines = [" ".join(line.split()) for line in said.splitlines()]
+        for header in headers:
+            assert header in lines, said
+        assert all(len(line) <= 80 for line in said.splitlines() if "─" in line)
+
+
+def test_long_lists_are_shown_in_part_and_whole_when_asked_for(tmp_path: Path) -> None:
+    stream = make_stream(tmp_path)
+    with stream.producer("p", QUICK) as producer:
+        for step in range(32):
+            producer.publish([{"tokens": [[1]]}] * 2, source=f"s-{step:02}").step()
+    stream.checkpoints.register("a", next_step=0)
+    stream.checkpoints.register("b", next_step=32)
+    ask = ("lineage", stream.name)
+    for question in (["checkpoint", "b"], ["diff", "a", "b"]):
+        shown = call(tmp_path, *ask, *question).stdout
+        assert "\n… 12 more: --all shows them, --format json has all\n" in shown
+        assert len(re.findall(r"s-\d\d$", shown, re.MULTILINE)) == 20
+        assert "32 steps, all live" in shown
+        whole = call(tmp_path, *ask, *question, "--all").stdout
+        assert len(re.findall(r"s-\d\d$", whole, re.MULTILINE)) == 32
+        assert "more" not in whole
+
+
+def test_what_the_ledger_tells_is_counted_in_words(gone: World) -> None:
+    for name, words in (
+        ("early", "3 steps, all from the ledger"),
+        ("late", "12 steps, 10 of them from the ledger"),
+    ):
+        assert words in call(folder_of(gone), "lineage", "demo.tokens", "checkpoint", name).stdout
+
+
+def test_a_question_before_the_stream_is_told_where_the_stream_stands(gone: World) -> None:
+    result = call(folder_of(gone), "lineage", "document", "demo.tokens", "doc_id", "a")
+    assert result.exit_code == 2
+    assert "the stream comes first: batchweave lineage STREAM document …" in result.stderr
+    result = call(folder_of(gone), "lineage", "demo.tokens", "nothing")
+    assert "No such command 'nothing'" in result.stderr
 
 
 @pytest.mark.parametrize("question", ["checkpoint", "document", "source", "where", "diff"])

@@ -160,7 +160,7 @@ def test_what_was_reclaimed_is_in_the_same_views(stream: bw.Stream) -> None:
     (remembered,) = stream.sql(
         "select any_value(checkpoint) from batches where step = 0"
     ).fetchall()
-    assert remembered == ("two",), "a registered one covers it before the one that is remembered"
+    assert remembered == ("one",), "a dropped checkpoint has seen it all the same"
 
 
 def test_batches_of_several_parts_are_one_row(tmp_path: Path) -> None:
@@ -247,6 +247,9 @@ def test_a_moment_before_the_watermark_is_told_by_the_ledger(stream: bw.Stream) 
         ("nonsense", "at is a step"),
         ("when:now", "at is a step"),
         ("step:x", "a step is a whole number"),
+        ("step:²", "a step is a whole number"),
+        ("²", "at is a step"),
+        ("snapshot:" + "9" * 40, "a snapshot is a whole number"),
         ("version:999", "not yet at 999"),
         ("snapshot:1", "no commit that the table still knows"),
         ("snapshot:1 or true", "a snapshot is a whole number"),
@@ -315,14 +318,20 @@ def test_a_query_does_not_see_variables_of_the_program(stream: bw.Stream) -> Non
         stream.sql("from query").fetchall()
 
 
-def test_sessions_ask_from_many_threads(stream: bw.Stream) -> None:
+def test_sessions_ask_from_many_threads(s3: S3Server) -> None:
+    catalog = bw.load_catalog("s3", type="object-store", **s3.properties(s3.bucket()))
+    stream = catalog.create_stream("demo.docs", schema=SCHEMA, mesh=bw.Mesh(dp=2, cp=2))
+    publish(stream, "a", 0, 6)
     wrong: list[object] = []
 
     def ask(step: int) -> None:
-        for _ in range(3):
-            found = stream.sql("select count(*) from samples where step = $s", {"s": step})
-            if found.fetchall() != [(10,)]:
-                wrong.append(step)
+        try:
+            for _ in range(4):
+                found = stream.sql("select count(*) from samples where step = $s", {"s": step})
+                if found.fetchall() != [(10,)]:
+                    wrong.append(step)
+        except bw.BatchWeaveError as error:
+            wrong.append(error)
 
     threads = [threading.Thread(target=ask, args=(step,)) for step in range(6)]
     for thread in threads:

@@ -114,13 +114,17 @@ def test_questions_about_metadata_open_no_data_file(made: Callable[[str], bw.Str
     assert stream.sql("select sum(rows)::int from batches").fetchall() == [(40,)]
 
 
-def test_a_folder_with_a_quote_in_its_name_is_read(tmp_path: Path) -> None:
+def test_a_folder_of_any_name_is_read(tmp_path: Path) -> None:
     for kind in ("object-store", "delta"):
-        catalog = bw.load_catalog("q", type=kind, warehouse=str(tmp_path / f"it's {kind} 100%"))
+        catalog = bw.load_catalog(
+            "q", type=kind, warehouse=str(tmp_path / f"it's this.{kind} [1]* 100%")
+        )
         stream = catalog.create_stream("demo.tokens", schema=TOKENS, mesh=bw.Mesh(dp=1))
         with stream.producer("p", QUICK) as producer:
             publish_numbers(producer, 0, 1, slices=1)
         assert len(stream.sql("from samples")) == 4
+        assert len(stream.sql("from batches")) == 1
+        assert stream.audit().ok  # by a session that may read this folder alone
 
 
 # -- nothing is downloaded ---------------------------------------------------------------------

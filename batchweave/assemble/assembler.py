@@ -249,7 +249,7 @@ class Assembler:
         self._samples.skips.add(
             self._samples.names[item.source],
             "remainder",
-            f"{rows} rows fill no batch",
+            "1 row fills no batch" if rows == 1 else f"{rows} rows fill no batch",
             origin=item.chunk.origin,
             row=int(item.chunk.numbers[item.row]),
             rows=rows,

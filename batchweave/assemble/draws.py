@@ -170,8 +170,14 @@ class Draws:
             if isinstance(found, Fault):
                 self._skip(found)
             elif found.rows.num_rows:
-                self._chunk, self._chunk_at = found, 0
+                self._chunk, self._chunk_at = self._of_epoch(found), 0
         return True
+
+    def _of_epoch(self, chunk: Chunk) -> Chunk:
+        if chunk.epoch != self._epoch:
+            chunk = replace(chunk)  # the source may give the same object again
+            chunk.epoch = self._epoch
+        return chunk
 
     def _peek(self) -> Chunk | Fault | None:
         if self._peeked is None:
@@ -229,6 +235,7 @@ class Draws:
             "faults": max(self._told, self._told_before) - told,
             "drawn": self.drawn,
             "epoch_drawn": self._epoch,
+            "ended": self.ended,
         }
 
     def restore(
@@ -237,7 +244,8 @@ class Draws:
         """Go to where ``state`` was taken, and return the earlier draws that are still wanted.
 
         A source that is not what it was is told as a fault; if that is to be skipped, drawing goes
-        on where the source says, and no wanted draw is found.
+        on where the source says, and no wanted draw is found. One that had ended has still ended,
+        unless there is more behind its end by now.
         """
         self._begin(state)
         drawn = int(state["drawn"])
@@ -254,12 +262,29 @@ class Draws:
                 first = self._peek()  # a position that does not fit is said at once
                 if isinstance(first, Fault) and first.of_position:
                     self._fetch()
+            # Positions of older versions do not say it: there the next draw finds out.
+            self.ended = bool(state.get("ended")) and not self._has_more()
         except _PositionLost:
             found = {}
             self._blocks.clear()
             self.drawn, self.ended = drawn, False
         self._replaying = False
         return found
+
+    def _has_more(self) -> bool:
+        """Whether anything follows what was drawn: rows, or a fault that was not told yet."""
+        if self._chunk is not None or (self._blocks and self.drawn < self._blocks[-1].end):
+            return True
+        while (found := self._peek()) is not None:
+            if isinstance(found, Chunk):
+                if found.rows.num_rows:
+                    return True
+            elif found.of_position or self._told >= self._told_before:
+                return True
+            else:
+                self._skip(found)
+            self._peeked = None
+        return False
 
     def _rows_gone(self, count: int) -> Fault:
         reason = f"it ends {count} rows before the position"

@@ -120,6 +120,11 @@ class FileSource:
         """The files' names, in order."""
         return [file.name for file in self._files]
 
+    def unnamed(self, position: Position) -> tuple[str, int] | None:
+        """The file and row of a position in a file that is none of these; None if it is in one."""
+        name = position.get("name") if isinstance(position, Mapping) else None
+        return None if name is None or name in self.files else (name, int(position["row"]))
+
     def progress(self, position: Position) -> float | None:
         if position is None or not self._bytes[-1]:
             return 0.0
@@ -185,7 +190,8 @@ class FileSource:
             if self._filter is not None:
                 numbers, batch = _filtered(numbers, batch, self._filter)
             if batch.num_rows:
-                yield Chunk(batch.select(self._schema.names), file.name, numbers, base)
+                rows_wanted = batch.select(self._schema.names)
+                yield Chunk(rows_wanted, file.name, numbers, base, file.identity)
 
     @staticmethod
     def _next_number(one: Chunk | Fault, number: int) -> int:

@@ -32,6 +32,12 @@ class File:
     path: str = field(repr=False)
     objects: Objects = field(repr=False)
 
+    @property
+    def identity(self) -> str:
+        """A short hash of where the file is, and of its size."""
+        text = f"{self.objects.uri.rstrip('/')}/{self.path}\n{self.size}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
     @contextmanager
     def open(self) -> Iterator[pa.NativeFile]:
         """Its bytes.

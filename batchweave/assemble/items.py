@@ -107,24 +107,35 @@ def origin_text(
     """Where a slice's rows came from, as short JSON: what a stream's ``source`` column holds.
 
     ``{"rows": [{"source": "web", "in": "a.parquet", "first": 0, "last": 99, "rows": 64}], …}``: 64
-    of the rows 0 to 99 of that file; all of them if the numbers say so. In a mixture ``weights``
+    of the rows 0 to 99 of that file; all of them if the numbers say so. ``id``, where there is one,
+    tells the file from its namesakes; of a source that repeats, ``epoch`` says how often it was
+    read before; ``pieces`` counts those that are only a part of their row. In a mixture ``weights``
     are those in force. More than `ORIGINS_MAX` places are counted under ``more``.
     """
-    found: dict[tuple[int, str], set[int]] = {}
+    found: dict[tuple[int, str, str, int], list[Item]] = {}
     for item in items:
-        numbers = found.setdefault((item.source, item.chunk.origin), set())
-        numbers.add(int(item.chunk.numbers[item.row]))
-    places = [
-        {
-            "source": names[source],
-            "in": origin,
-            "first": min(numbers),
-            "last": max(numbers),
-            "rows": len(numbers),
-        }
-        for (source, origin), numbers in sorted(found.items())
-    ]
+        chunk = item.chunk
+        key = (item.source, chunk.origin, chunk.identity, chunk.epoch)
+        found.setdefault(key, []).append(item)
+    places = [_place(names[key[0]], *key[1:], found[key]) for key in sorted(found)]
     return _short(places, {} if weights is None else {"weights": dict(weights)})
+
+
+def _place(
+    source: str, origin: str, identity: str, epoch: int, items: Sequence[Item]
+) -> dict[str, Any]:
+    numbers = {int(item.chunk.numbers[item.row]) for item in items}
+    pieces = sum(not item.whole for item in items)
+    return {
+        "source": source,
+        "in": origin,
+        **({"id": identity} if identity else {}),
+        **({"epoch": epoch} if epoch else {}),
+        "first": min(numbers),
+        "last": max(numbers),
+        "rows": len(numbers),
+        **({"pieces": pieces} if pieces else {}),
+    }
 
 
 def _short(places: list[dict[str, Any]], rest: dict[str, Any]) -> str:

@@ -180,8 +180,8 @@ class PackedRows:
         column: the list column of tokens.
         aligned: other list columns, one value a token (``labels``, ``loss_mask``), packed alike.
         lineage: columns that are kept as lists, one value a document (``doc_id``, ``url``).
-        pad: fill each row up to ``tokens`` with this token (aligned columns with 0). The padding
-            is no segment: ``segment_lengths`` sum to the tokens that are documents'.
+        pad: fill each row up to ``tokens`` with this token (aligned columns with 0, or False). The
+            padding is no segment: ``segment_lengths`` sum to the tokens that are documents'.
         long: documents above ``tokens``: ``refuse`` them as bad samples, or ``split`` them into
             pieces, each a segment of its own.
         lookahead: documents that may find no room before a batch is taken as full.
@@ -218,6 +218,9 @@ class PackedRows:
         check_columns(source, names, "the source")
         for name in self.aligned:
             _check_list(source, name)
+        if self.pad is not None:
+            for name in (self.column, *self.aligned):
+                self._fill(name, source.field(name).type.value_type)
         fields = [
             pa.field(name, pa.list_(source.field(name).type.value_type))
             for name in (self.column, *self.aligned)
@@ -260,10 +263,34 @@ class PackedRows:
             values = values.take(pa.array(wanted))
         if self.pad is None:
             return pa.ListArray.from_arrays(_offsets(tokens), values)
-        fill = pa.scalar(self.pad if name == self.column else 0, values.type)
+        fill = self._fill(name, values.type)
         return pa.ListArray.from_arrays(
             _offsets([self.tokens] * len(tokens)), _padded(values, tokens, self.tokens, fill)
         )
+
+    def _fill(self, name: str, kind: pa.DataType) -> pa.Scalar:
+        """What fills a column's rows up: the padding token, or its type's zero."""
+        if name != self.column:
+            return _zero(name, kind)
+        try:
+            return pa.scalar(self.pad, kind)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            raise SchemaMismatch(
+                f"pad={self.pad!r} cannot be a value of column {name!r}, a list of {kind}: "
+                "give a token of that type"
+            ) from None
+
+
+def _zero(name: str, kind: pa.DataType) -> pa.Scalar:
+    if pa.types.is_boolean(kind):
+        return pa.scalar(False, kind)
+    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    if any(is_one(kind) for is_one in numeric):
+        return pa.scalar(0, kind)
+    raise SchemaMismatch(
+        f"aligned column {name!r} is a list of {kind}, which has no zero to pad with: leave the "
+        "column out, or pack without pad"
+    )
 
 
 def _padded(values: pa.Array, lengths: list[int], width: int, fill: pa.Scalar) -> pa.Array:

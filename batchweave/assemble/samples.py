@@ -210,7 +210,8 @@ class Samples:
         for name, saved in state["sources"].items():
             wanted = {one[1] for one in carried if one[0] == name}
             found[name] = self._draws[self.names.index(name)].restore(saved, wanted)
-        self._live = list(range(len(self._draws)))
+        # One that had ended must not be owed anything: all choices after it would differ.
+        self._live = [at for at, draws in enumerate(self._draws) if not draws.ended]
         self.waiting = deque()
         for name, draw, *piece in carried:
             if draw not in found[name]:

@@ -45,14 +45,19 @@ class Chunk:
         numbers: the number of each row within its origin, ascending; gaps are rows left out.
         base: what a position holds beside the row's number. It must not depend on how the rows
             were cut into chunks, if positions are to be the same however they were cut.
+        identity: what tells this origin from all others of that name, wherever they are read; ""
+            if nothing does. Audits compare what several producers took only where it is given.
     """
 
     rows: pa.RecordBatch
     origin: str
     numbers: Sequence[int]
     base: Mapping[str, Any] = field(default_factory=dict)
+    identity: str = ""
     sizes: list[int | str] | None = field(default=None, init=False, repr=False)
     """The assembler's: how much each row counts for."""
+    epoch: int = field(default=0, init=False, repr=False)
+    """The assembler's: how often the source was read before, where it repeats."""
 
     def at(self, row: int) -> Position:
         """From here the source goes on with row ``row`` of this chunk."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from batchweave.assemble.sources import Source
+from batchweave.assemble.sources import Position, Source
 from batchweave.errors import InvalidInput, InvalidSettings
 
 VERSION = 1
@@ -49,8 +49,7 @@ def check_state(state: Any, config: Mapping[str, Any]) -> None:
         InvalidInput: no assembler made it.
         InvalidSettings: an assembler with another seed, window, or sources did.
     """
-    known = isinstance(state, dict) and state.get("assembler") == VERSION and set(state) >= _PARTS
-    if not known:
+    if not _is_state(state):
         raise InvalidInput(
             "no assembler made the producer's position: take another producer name, or go on with "
             "the program that published under this one"
@@ -74,3 +73,14 @@ def check_state(state: Any, config: Mapping[str, Any]) -> None:
                 f"source {name!r} was read with {settings}, now with {config['sources'][name]}: "
                 "give the same, or take another producer name"
             )
+
+
+def places_of(state: Any) -> dict[str, Position]:
+    """Where each source goes on, by its name; empty if no assembler made the state."""
+    if not _is_state(state):
+        return {}
+    return {name: one["at"] for name, one in state["sources"].items()}
+
+
+def _is_state(state: Any) -> bool:
+    return isinstance(state, dict) and state.get("assembler") == VERSION and set(state) >= _PARTS

@@ -44,7 +44,7 @@ def _settings(
     return found
 
 
-@click.command(epilog="Exit codes: 0 nothing speaks against the stream, 4 an audit failed.")
+@click.command(epilog="Exit codes: 0 no problem was found, 4 an audit failed.")
 @click.argument("stream", required=False)
 @click.option("--deep", is_flag=True, help="Read every live file again, compare with its digest.")
 @click.option("--only", multiple=True, metavar="NAME", help="Run this audit; repeatable.")
@@ -83,7 +83,7 @@ def audit(
     listing: bool,
     as_json: bool,
 ) -> None:
-    """Look for what speaks against a stream: missing steps, changed files, orphans and more.
+    """Check a stream: missing steps, changed files, orphaned files and more.
 
     Each audit is one SELECT; the rows that it returns are the evidence. Nothing is written.
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import batchweave as bw
 from batchweave import assemble
+from batchweave.cli.import_checks import check_columns, check_named
+from batchweave.cli.import_output import notes, progress_shown, tell
 from batchweave.cli.options import configured, global_options, open_catalog, settings
-from batchweave.cli.output import age, messages, note, print_json, say, waiting
+from batchweave.cli.output import note, waiting
 from batchweave.cli.streams import _mesh, json_option
-from batchweave.clock import Clock, SystemClock
+from batchweave.clock import SystemClock
 from batchweave.errors import InvalidInput, InvalidSettings, StreamNotFound
 
-NOTE_EVERY_S = 10.0
 SIGNS = ("!=", "<=", ">=", "=", "<", ">")  # the longer ones first
 Condition = tuple[str, str, str]
-Report = Callable[[assemble.Progress], None]
 
 
 def _weights(
@@ -95,9 +91,10 @@ POSITIVE = click.IntRange(min=1)
     multiple=True,
     callback=_weights,
     metavar="NAME=NUMBER",
-    help="A source's share of the rows, for each source. Another one holds from the next batch on.",
+    help="A source's share of the rows, for each source. A changed weight applies from the next "
+    "batch.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffling.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the shuffle.")
 @click.option(
     "--shuffle-window",
     type=POSITIVE,
@@ -118,7 +115,8 @@ POSITIVE = click.IntRange(min=1)
     type=click.Choice(("carry", "publish", "drop")),
     default="carry",
     show_default=True,
-    help="Rows that fill no last batch: wait for more, make a smaller batch, or are left out.",
+    help="Rows too few for a last batch: carry = keep for the next run, publish = a smaller batch, "
+    "drop = leave out.",
 )
 @click.option(
     "--on-bad",
@@ -127,7 +125,12 @@ POSITIVE = click.IntRange(min=1)
     show_default=True,
     help="What to do with rows and files that cannot be used.",
 )
-@click.option("--mesh", callback=_new_mesh, metavar="dp=4,cp=2", help="Creates the stream.")
+@click.option(
+    "--mesh",
+    callback=_new_mesh,
+    metavar="dp=4,cp=2",
+    help="Creates the stream; needed the first time.",
+)
 @click.option("--producer", default="import", show_default=True, help="Whose position is used.")
 @click.option("--stop-step", type=POSITIVE, metavar="N", help="End when the stream has N steps.")
 @click.option("--seal", is_flag=True, help="End the stream when the sources end.")
@@ -136,10 +139,16 @@ POSITIVE = click.IntRange(min=1)
 def import_(sources: tuple[str, ...], stream: str, as_json: bool, **options: Any) -> None:
     """Publish rows of Parquet, Arrow or JSON lines files as global batches.
 
+    \b
+    batchweave import 'data/*.parquet' demo.web --mesh dp=4 --rows-per-slice 32
+
+    Give one of --rows-per-slice, --tokens-per-slice, --pack. (One of the first two may stand beside
+    --pack, and says how many packed rows a slice has.) --mesh is needed the first time: it creates
+    the stream.
+
     A SOURCE is a file, a folder, a quoted pattern, or a URI of these in a store; several are mixed
-    by --weight and named: web=./web code=./code. The stream is created with --mesh if it does not
-    exist. Whenever it ends, the same command goes on behind the last row that was committed; files
-    that were added behind the others are imported, too.
+    by --weight and named: web=./web code=./code. Whenever it ends, the same command goes on behind
+    the last row that was committed; files that were added behind the others are imported, too.
     """
     layout = _layout(options)
     if options["at_end"] == "repeat" and options["stop_step"] is None:
@@ -159,7 +168,13 @@ def import_(sources: tuple[str, ...], stream: str, as_json: bool, **options: Any
         remainder=options["remainder"],
         on_bad=options["on_bad"],
     )
-    with target.producer(options["producer"]) as producer, _shown(SystemClock()) as progress:
+    check_columns(assembler.schema, target)
+    with (
+        target.producer(options["producer"]) as producer,
+        progress_shown(SystemClock()) as progress,
+    ):
+        if options["on_bad"] == "stop":
+            check_named(opened, producer)
         report = assemble.publish(
             assembler,
             producer,
@@ -169,7 +184,10 @@ def import_(sources: tuple[str, ...], stream: str, as_json: bool, **options: Any
         )
     if options["seal"] and report.ended:
         target.seal()
-    _tell(target, report, assembler.totals, as_json)
+    tell(target.name, report, assembler.totals, as_json)
+    if not as_json:
+        for text in notes(report, assembler.totals, target.mesh, options):
+            note(text)
 
 
 def _layout(options: dict[str, Any]) -> assemble.Layout:
@@ -184,7 +202,7 @@ def _layout(options: dict[str, Any]) -> assemble.Layout:
         for name in (name for name, said in given.items() if said):
             raise click.UsageError(f"{name} goes with --pack.")
         if (rows is None) == (tokens is None):
-            raise click.UsageError("Give --rows-per-slice N, or --tokens-per-slice N, or --pack N.")
+            raise click.UsageError("Give one of --rows-per-slice, --tokens-per-slice, --pack.")
         if rows is not None:
             return assemble.FixedRows(rows)
         return assemble.TokenBudget(tokens=tokens, column=column)
@@ -268,65 +286,3 @@ def _stream(
     if mesh is not None and mesh != found.mesh:
         raise InvalidSettings(f"{name} has {found.mesh}, --mesh says {mesh}")
     return found
-
-
-@contextmanager
-def _shown(clock: Clock) -> Iterator[Report]:
-    """Show how far it is: a bar on a terminal, else a line now and then."""
-    console = messages()
-    began_s = clock.monotonic_s()
-    began_at: float | None = None
-
-    def text(at: assemble.Progress) -> str:
-        nonlocal began_at
-        passed_s = max(clock.monotonic_s() - began_s, 1e-9)
-        found = f"{at.batches} batches, {at.rows} rows, {at.rows / passed_s:.0f} rows/s"
-        if at.done is None:
-            return found
-        began_at = at.done if began_at is None else began_at
-        here = at.done - began_at
-        left = f", {age(passed_s * (1 - at.done) / here)} left" if here > 0 else ""
-        return f"{found}, {at.done:.0%}{left}"
-
-    if not console.is_terminal:
-        noted_s = began_s
-
-        def line(at: assemble.Progress) -> None:
-            nonlocal noted_s
-            if clock.monotonic_s() - noted_s >= NOTE_EVERY_S:
-                noted_s = clock.monotonic_s()
-                note(text(at))
-
-        yield line
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("importing", total=None)
-        yield lambda at: bar.update(
-            task, description=text(at), completed=at.done, total=None if at.done is None else 1.0
-        )
-
-
-def _tell(
-    stream: bw.Stream, report: assemble.Report, totals: assemble.Totals, as_json: bool
-) -> None:
-    if as_json:
-        values = asdict(report)
-        print_json({"stream": stream.name, **values, "totals": totals.to_json()})
-        return
-    what = f"{report.batches} batches, {report.rows} rows"
-    if report.tokens:
-        what += f", {report.tokens} tokens"
-    if report.last_step is not None:
-        what += f", up to step {report.last_step}"
-    say(f"imported into {stream.name}: {what}")
-    if report.skips.count:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.skips.kinds.items()))
-        say(f"left out so far: {report.skips.rows} rows ({kinds}); last:")
-        for one in report.skips.last[-3:]:
-            say(f"  {one['source']}: {one['reason']}")
-    if report.waiting:
-        note(
-            f"{report.waiting} rows fill no batch yet: they come first when there are more, "
-            "or with --remainder publish"
-        )

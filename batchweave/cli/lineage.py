@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batchweave.sql.lineage_queries import Match
 
 FORMATS = ("table", "json", "dot", "svg", "html")
-ROWS_MAX = 50
+ROWS_MAX = 20
 
 P = ParamSpec("P")
 
@@ -31,7 +31,21 @@ class _Asked:
     stream: str
 
 
-@click.group()
+class _StreamFirst(click.Group):
+    """Says where the stream stands, to those who put the question before it."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        question = ctx.params.get("stream")
+        if args[0] not in self.commands and question in self.commands:
+            raise click.UsageError(
+                f"the stream comes first: batchweave lineage STREAM {question} …", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_StreamFirst)
 @click.argument("stream")
 @global_options()
 def lineage(stream: str) -> None:
@@ -69,6 +83,9 @@ def _answered(
         help="Write to a file instead.",
     )
     @click.option(
+        "--all", "every", is_flag=True, help=f"Show more than {ROWS_MAX} rows of each list."
+    )
+    @click.option(
         "--at",
         metavar="MOMENT",
         help="Look at an older moment: N, step:N, checkpoint:ID, version:N, snapshot:ID, time:…",
@@ -76,7 +93,12 @@ def _answered(
     @global_options()
     @functools.wraps(function)
     def asked(
-        form: str, output: Path | None, at: str | None, *arguments: P.args, **options: P.kwargs
+        form: str,
+        output: Path | None,
+        every: bool,
+        at: str | None,
+        *arguments: P.args,
+        **options: P.kwargs,
     ) -> None:
         from batchweave.sql.lineage import Lineage
 
@@ -86,11 +108,11 @@ def _answered(
         with waiting("asking"), Lineage(opened, at) as history:
             answer = function(history, *arguments, **options)
         if output is None:
-            _write(answer, form)
+            _write(answer, form, every=every)
             return
         try:
             with output.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-                _write(answer, form)
+                _write(answer, form, every=every)
         except OSError as error:
             raise InvalidInput(f"{output} cannot be written: {error.strerror}") from None
         note(f"wrote {output}")
@@ -98,26 +120,30 @@ def _answered(
     return asked
 
 
-def _write(answer: Answer, form: str) -> None:
+def _write(answer: Answer, form: str, *, every: bool) -> None:
     if form == "table":
-        _write_tables(answer)
+        _write_tables(answer, None if every else ROWS_MAX)
     elif form == "json":
         print_json(answer.to_dict())
+    elif form == "html" and every:
+        click.echo(answer.to_html(None), nl=False)
     else:
         drawn = {"dot": answer.to_dot, "svg": answer.to_svg, "html": answer.to_html}
         click.echo(drawn[form](), nl=False)
 
 
-def _write_tables(answer: Answer) -> None:
+def _write_tables(answer: Answer, rows_max: int | None) -> None:
     say(answer.title)
     say(f"  {answer.told}")
     for sentence in answer.unasked:
         say(f"  {sentence}")
-    for listing in answer.listings(ROWS_MAX):
+    for listing in answer.listings(rows_max):
         say("")
         say(listing.title)
         if listing.columns:
             print_table(listing.columns, listing.rows)
+        if listing.more:
+            say(f"… {listing.more:,} more: --all shows them, --format json has all")
 
 
 world_option = click.option(
@@ -161,7 +187,8 @@ def of_document(history: Lineage, column: str, value: str, world_size: int | Non
 def of_source(history: Lineage, text: str, match: Match | None, world_size: int | None) -> Answer:
     """Which checkpoints were trained on a source.
 
-    TEXT is what its producer gave as the batch's source.
+    TEXT is the whole text that the producer gave as the source of a slice; --glob '*part*' finds a
+    part of it.
     """
     return history.source(text, match or "exact", world_size=world_size)
 

@@ -29,6 +29,8 @@ NARROW_LENGTH = 200
 FOLDED_LENGTH = 28
 HASH_LENGTH = 10
 WIDTH_MIN = 4
+READABLE_WIDTH = 6
+CELL_LENGTH = 400
 BORDER = 4
 Advance: TypeAlias = Callable[[int, int], None]
 _HASH = re.compile(r"[0-9a-f]{24,}")
@@ -143,7 +145,11 @@ def _draw(
     room = console.width - BORDER * len(columns)
     if sum(_widths(columns, cells)) > room:
         cells = [[_short_hash(text) for text in row] for row in cells]
+    cells = [[shorten(text, CELL_LENGTH) for text in row] for row in cells]
     widths = _widths(columns, cells)
+    if sum(map(_narrowest, columns, widths)) > room:
+        _draw_records(columns, cells, title)
+        return
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", header_style="bold")
     for name, number, width, fits in zip(
         columns, right, widths, _fitted(widths, room), strict=True
@@ -159,6 +165,23 @@ def _draw(
     for row in cells:
         table.add_row(*(Text(text) for text in row))
     console.print(table)
+
+
+def _draw_records(columns: Sequence[str], cells: list[list[str]], title: str | None) -> None:
+    """One line a value: for rows of more columns than the terminal has room for."""
+    console = Console(file=sys.stdout, highlight=False)
+    if title:
+        console.print(Text(title, style="italic"))
+    width = max(map(cell_len, columns))
+    for number, row in enumerate(cells, 1):
+        console.rule(f"row {number}", align="left", style="dim", characters="─")
+        for name, text in zip(columns, row, strict=True):
+            console.print(Text.assemble((name.ljust(width), "bold"), "  ", text), soft_wrap=True)
+
+
+def _narrowest(name: str, width: int) -> int:
+    """The narrowest that a column can be read in."""
+    return min(width, max(cell_len(name), READABLE_WIDTH))
 
 
 def _widths(columns: Sequence[str], cells: list[list[str]]) -> list[int]:

@@ -21,7 +21,12 @@ TABLE_ROWS_MAX = 1000
 """More rows than that say little on a screen; the other forms have no limit."""
 
 
-def write(found: pa.RecordBatchReader, form: str, output: Path | None = None) -> None:
+def write(
+    found: pa.RecordBatchReader,
+    form: str,
+    output: Path | None = None,
+    table_rows_max: int = TABLE_ROWS_MAX,
+) -> None:
     """Write a result; to a file where ``output`` names one, which is there whole or not at all.
 
     Raises:
@@ -33,7 +38,7 @@ def write(found: pa.RecordBatchReader, form: str, output: Path | None = None) ->
     elif form == "table":
         if output is not None:
             raise InvalidInput("a table goes to the screen: give --format csv, json or parquet")
-        _write_table(found)
+        _write_table(found, table_rows_max)
     else:
         writer = {"csv": _write_csv, "json": _write_json}[form]
         with _opened(output) as file:
@@ -79,16 +84,16 @@ def _copy(found: pa.RecordBatchReader, sink: Any) -> None:
             writer.write_batch(batch)
 
 
-def _write_table(found: pa.RecordBatchReader) -> None:
+def _write_table(found: pa.RecordBatchReader, rows_max: int) -> None:
     rows: list[tuple[Any, ...]] = []
     with waiting("running the query"):
         for row in _rows(found):
             rows.append(row)
-            if len(rows) > TABLE_ROWS_MAX:
+            if len(rows) > rows_max:
                 break
-    print_table(found.schema.names, rows[:TABLE_ROWS_MAX])
-    if len(rows) > TABLE_ROWS_MAX:
-        note(f"the first {TABLE_ROWS_MAX:,} rows: --format csv, json or parquet gives all")
+    print_table(found.schema.names, rows[:rows_max])
+    if len(rows) > rows_max:
+        note(f"the first {rows_max:,} rows: the format csv or json gives all")
 
 
 def _write_csv(found: pa.RecordBatchReader, file: TextIO) -> None:

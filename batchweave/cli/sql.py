@@ -12,7 +12,7 @@ import click
 
 from batchweave.cli.options import global_options, open_catalog, open_stream
 from batchweave.cli.output import waiting
-from batchweave.cli.query_output import FORMS, write
+from batchweave.cli.query_output import FORMS, TABLE_ROWS_MAX, write
 from batchweave.errors import BatchWeaveError, InvalidInput, InvalidSettings, StoreError
 
 ROWS_AT_ONCE = 2048
@@ -92,7 +92,7 @@ def sql(
             for alias, name in _pairs(others, "--with", "ALIAS=STREAM"):
                 session.attach(alias, open_catalog().load_stream(name))
             for alias, path in _pairs(tables, "--table", "NAME=FILE"):
-                session.register(alias, _read(Path(path)))
+                session.register(alias, _read(alias, Path(path)))
     if query is None:
         from batchweave.cli.sql_shell import Shell
 
@@ -101,12 +101,18 @@ def sql(
     run(session, query, form, output)
 
 
-def run(session: Any, query: str, form: str, output: Path | None = None) -> None:
+def run(
+    session: Any,
+    query: str,
+    form: str,
+    output: Path | None = None,
+    table_rows_max: int = TABLE_ROWS_MAX,
+) -> None:
     """Run one query and write what it returns."""
     with _told():
         with waiting("running the query"):
             found = session.sql(query).to_arrow_reader(ROWS_AT_ONCE)
-        write(found, form, output)
+        write(found, form, output, table_rows_max)
 
 
 @contextmanager
@@ -150,18 +156,20 @@ def _pairs(values: tuple[str, ...], option: str, form: str) -> Iterator[tuple[st
         yield name, value
 
 
-def _read(path: Path) -> Any:
+def _read(name: str, path: Path) -> Any:
     """A file of the user's own, as a table."""
     import pyarrow as pa
     import pyarrow.dataset as ds
     import pyarrow.json as js
 
     kinds = {".parquet": "parquet", ".csv": "csv", ".arrow": "ipc", ".feather": "ipc"}
+    if not path.is_file():
+        raise InvalidInput(f"--table {name}: there is no file {path}")
     try:
         if path.suffix in (".jsonl", ".json", ".ndjson"):
             return js.read_json(path)
         if path.suffix in kinds:
             return ds.dataset(path, format=kinds[path.suffix]).to_table()
     except (OSError, pa.ArrowException) as error:
-        raise InvalidInput(f"--table: {path} cannot be read: {error}") from None
-    raise InvalidInput(f"--table: {path} is none of {', '.join((*kinds, '.jsonl'))}")
+        raise InvalidInput(f"--table {name}: {path} cannot be read: {error}") from None
+    raise InvalidInput(f"--table {name}: {path} is none of {', '.join((*kinds, '.jsonl'))}")

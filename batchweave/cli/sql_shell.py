@@ -14,6 +14,7 @@ from batchweave.cli.sql import run
 from batchweave.errors import BatchWeaveError
 
 HISTORY_LINES = 2000
+ROWS_SHOWN = 100
 _SECRET = re.compile(r"secret|password|token_?key|key_id|credential", re.IGNORECASE)
 HELP = """.views             what can be asked, and what each view holds
 .format [FORM]     how results are shown: {forms}
@@ -40,17 +41,17 @@ class Shell:
         while True:
             try:
                 text = self._statement()
+                if readline is not None:
+                    _remember(readline, text)
+                if text in (".quit", ".exit"):
+                    return
+                self._answer(text)
             except EOFError:
                 say("")
                 return
             except KeyboardInterrupt:
+                self._session.interrupt()
                 say("")
-                continue
-            if readline is not None:
-                _remember(readline, text)
-            if text in (".quit", ".exit"):
-                return
-            self._answer(text)
 
     def _statement(self) -> str:
         """A command, or what comes up to a ';'."""
@@ -70,12 +71,14 @@ class Shell:
             if text.startswith("."):
                 self._command(text)
             else:
-                run(self._session, text, self._form)
+                run(self._session, text, self._form, table_rows_max=ROWS_SHOWN)
         except BatchWeaveError as error:
             complain(str(error), [])
-        except KeyboardInterrupt:
+        except RuntimeError as error:  # what DuckDB makes of Ctrl-C
+            if "interrupt" not in str(error).lower():
+                raise
             self._session.interrupt()
-            say("")
+            note("interrupted")
 
     def _command(self, text: str) -> None:
         name, _, rest = text.partition(" ")

@@ -16,7 +16,13 @@ commit, session, reader, checkpoints.
 """
 
 from batchweave.ledger.records import PRODUCER, SUFFIX, Ledger, is_left_over
-from batchweave.ledger.restart import LedgerRestart, lost_rows, restart, telling_the_way_out
+from batchweave.ledger.restart import (
+    LedgerRestart,
+    is_sound,
+    lost_rows,
+    restart,
+    telling_the_way_out,
+)
 from batchweave.ledger.rows import MESH, SCHEMA, LedgerRow, Place, next_record, verify_rows
 from batchweave.ledger.sources import Origins, batch_origins, lineage_text
 
@@ -32,6 +38,7 @@ __all__ = [
     "Place",
     "batch_origins",
     "is_left_over",
+    "is_sound",
     "lineage_text",
     "lost_rows",
     "next_record",

@@ -16,9 +16,15 @@ from dataclasses import dataclass, replace
 
 from batchweave.clock import Clock
 from batchweave.commit import commit
-from batchweave.errors import BatchWeaveError, InvalidInput, ObjectNotFound, StoreUnavailable
+from batchweave.errors import (
+    BatchWeaveError,
+    InvalidInput,
+    ObjectNotFound,
+    StoreUnavailable,
+    StreamCorrupted,
+)
 from batchweave.ledger.records import Ledger
-from batchweave.ledger.rows import Place, chain_from
+from batchweave.ledger.rows import Place, chain_from, verify_rows
 from batchweave.state import next_chain
 from batchweave.table import Change, Head, Table
 
@@ -58,6 +64,18 @@ def telling_the_way_out(name: str) -> Iterator[None]:
             "the catalog has a list of tables take it out of that too; then restart the ledger"
         )
         raise
+
+
+def is_sound(ledger: Ledger, place: Place) -> bool:
+    """Whether all rows up to ``place`` are there and verify. Reads them all.
+
+    Raises:
+        StoreUnavailable, StoreDenied, NotCommitted: the store does not say.
+    """
+    try:
+        return verify_rows(ledger.read(), place.gaps) == place
+    except (StreamCorrupted, ObjectNotFound):
+        return False
 
 
 def lost_rows(place: Place, head: Head, name: str) -> LedgerRestart:

@@ -51,7 +51,7 @@ covering as (
 )
 select
     both_of_them.* exclude (remembered, reclaimed),
-    coalesce(covering.checkpoint, remembered) as checkpoint,
+    coalesce(remembered, covering.checkpoint) as checkpoint,
     reclaimed
 from both_of_them
 asof left join covering on both_of_them.step < covering.next_step
