@@ -101,7 +101,7 @@ def grace_begins_before_the_commit(kind: str) -> Iterator[None]:
         yield
 
 
-@planted(REGISTER, profile="upkeep")
+@planted(REGISTER, seeds_max=1000, profile="upkeep")
 def store_dates_taken_as_exact(kind: str) -> Iterator[None]:
     """Dates of whole seconds are taken at their word: a period ends up to a second early."""
     with swap(sweep_module, "RESOLUTION_MS", 0):
