@@ -223,6 +223,27 @@ def test_a_carried_remainder_comes_first_when_the_source_has_grown() -> None:
     )
 
 
+@pytest.mark.parametrize("window", [2, 5, 10, 64])
+@pytest.mark.parametrize("rows", [12, 13, 17, 23])
+def test_a_source_that_grows_behind_a_short_window_gives_each_row_once(
+    window: int, rows: int
+) -> None:
+    table = documents(60)
+
+    def make(count: int) -> Assembler:
+        source = TableSource(table.slice(0, count))
+        return Assembler(source, FixedRows(3), 2, seed=3, shuffle_window=window)
+
+    batches = all_of(make(rows))
+    for grown in (rows + 1, 60):
+        resumed = make(grown)
+        resumed.resume(json.loads(json.dumps(batches[-1].position)))
+        more = all_of(resumed)
+        found = doc_ids(batches + more)
+        assert len(set(found)) == len(found) == 6 * (len(batches) + len(more))
+        assert resumed.waiting + len(found) == grown
+
+
 def test_a_dropped_remainder_is_recorded_and_passed_over_for_good() -> None:
     table = documents(23)
     short = Assembler(TableSource(table.slice(0, 11)), FixedRows(3), 2, remainder="drop")

@@ -109,6 +109,7 @@ class Draws:
         self.ended = False
         self._position: Position = state["at"]
         self._window = int(state["window"])
+        self._loaded = int(state.get("loaded", 0))
         self._epoch = int(state["epoch"])
         self._reader: Iterator[Chunk | Fault] | None = None
         self._peeked: Chunk | Fault | None = None
@@ -153,9 +154,12 @@ class Draws:
     def _rows_of_block(self) -> list[tuple[Chunk, int]]:
         if self._window_rows == 1:
             return self._take(None)
-        rows = self._take(self._window_rows)
-        while len(rows) < self._window_rows and self._fetch():
-            rows += self._take(self._window_rows - len(rows))
+        count = self._window_rows
+        if self.drawn < self._loaded:  # what the source got behind a short window is in the next
+            count = min(count, self._loaded - self.drawn)
+        rows = self._take(count)
+        while len(rows) < count and self._fetch():
+            rows += self._take(count - len(rows))
         return [rows[at] for at in permutation(f"{self._key}/{self._window}", len(rows))]
 
     def _fetch(self) -> bool:
@@ -226,6 +230,9 @@ class Draws:
             if self._window_rows == 1:
                 chunk, row = block.rows[oldest - first]
                 at, first = chunk.at(row), oldest
+        # Where the newest window ends: it may be short, at the end of a source that grows later.
+        shuffled = self._window_rows > 1 and self._blocks
+        loaded = max(self.drawn, self._blocks[-1].end) if shuffled else self.drawn
         return {
             "at": at,
             "from": first,
@@ -234,6 +241,7 @@ class Draws:
             # Those that were told before this was resumed count, too, before they are met again.
             "faults": max(self._told, self._told_before) - told,
             "drawn": self.drawn,
+            "loaded": loaded,
             "epoch_drawn": self._epoch,
             "ended": self.ended,
         }
