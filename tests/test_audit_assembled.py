@@ -84,7 +84,7 @@ SOUND: dict[str, tuple[Make, bool]] = {
         lambda at: [Assembler(two(at), FixedRows(4), 2, weights={"web": 3, "code": 1})],
         False,
     ),
-    "packed": (lambda at: [Assembler(files(at / "in"), PackedRows(tokens=32, rows=2), 2)], False),
+    "packed": (lambda at: [Assembler(files(at / "in", rows=40), PackedRows(tokens=24), 2)], True),
     "split": (
         lambda at: [
             Assembler(files(at / "in"), PackedRows(tokens=7, long="split", lookahead=3), 2)
@@ -115,6 +115,7 @@ SOUND: dict[str, tuple[Make, bool]] = {
 @pytest.mark.parametrize(("make", "gaps"), SOUND.values(), ids=SOUND)
 def test_what_an_assembler_may_do_is_no_fault(tmp_path: Path, make: Make, gaps: bool) -> None:
     stream = published(tmp_path, *make(tmp_path), slices=2)
+    assert stream.head().next_step > 1
     report = checked(stream)
     assert failed(report) == set(), evidence(report, "sources")
     assert ("sources name no range" in report["sources"].note) == gaps
