@@ -21,7 +21,8 @@ Moment: TypeAlias = int | str | datetime
 ``"snapshot:ID"`` (Iceberg) or ``"version:N"``: those of that version of the table. A datetime or
 ``"time:2026-01-31T12:00Z"``: those before the first that was committed later."""
 
-_DIGITS = re.compile(r"[0-9]{1,18}")
+_DIGITS = re.compile(r"[0-9]{1,19}")
+_LARGEST = 2**63 - 1
 FORMS = "a step, step:N, checkpoint:ID, version:N, snapshot:ID or time:ISO-8601"
 
 
@@ -126,7 +127,7 @@ class _Asked:
 
 
 def _whole(text: str, what: str) -> int:
-    if not _DIGITS.fullmatch(text):
+    if not _DIGITS.fullmatch(text) or int(text) > _LARGEST:
         raise InvalidInput(f"at: {what} is a whole number, got {text!r}")
     return int(text)
 

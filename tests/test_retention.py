@@ -38,7 +38,7 @@ from batchweave.state import (
     reclaim,
     sweepable_below,
 )
-from batchweave.sweep import DELETES_PER_REQUEST_MIN, Sweep, SweepReport
+from batchweave.sweep import DELETES_PER_REQUEST_MIN, FAILURES_MAX, Sweep, SweepReport
 from batchweave.table import Change, Committed
 from tests.simulation.content import MESH, SCHEMA, Encoder, Item
 from tests.simulation.register import RegisterTable, physical
@@ -379,7 +379,7 @@ def test_a_store_that_is_slow_to_delete_is_asked_for_less(
     if bearable < DELETES_PER_REQUEST_MIN:
         with pytest.raises(StoreUnavailable):
             stream.reclaim()
-        assert len(asked) == 4  # no longer than it takes to be sure
+        assert len(asked) == FAILURES_MAX  # no longer than it takes to be sure
         return
     swept = stream.reclaim().swept
     assert swept is not None

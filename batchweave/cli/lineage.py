@@ -38,6 +38,8 @@ class _StreamFirst(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         question = ctx.params.get("stream")
+        if question in self.commands and args[0] in ctx.help_option_names:
+            return super().resolve_command(ctx, [str(question), *args])
         if args[0] not in self.commands and question in self.commands:
             raise click.UsageError(
                 f"the stream comes first: batchweave lineage STREAM {question} …", ctx
